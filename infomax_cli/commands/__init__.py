@@ -1,0 +1,1 @@
+"""The verbs, one file each: options in, a call into the core, a table out."""

@@ -1,0 +1,106 @@
+"""``infomax plugins``: what is installed, and whether it works."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rich.table import Table
+
+    from infomax_cli.registry import BrokenEntry, Plugin
+
+    Verdicts = Mapping[Plugin, str | None]
+
+
+def plugins(
+    only: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Only these: names of plugins, of distributions or of kinds."),
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Import each one, in an interpreter of its own.")] = False,
+    time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds that --check gives each plugin.")] = 120.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List encoders, losses and datasets, and where they come from; --check tries them."""
+    from dataclasses import asdict
+
+    from infomax_cli import registry
+    from infomax_cli.console import print_json, results
+
+    inventory = registry.inventory()
+    chosen = _choose(inventory.plugins, inventory.broken, only or [])
+    verdicts = _check(chosen, time_limit) if check else {}
+    broken = [b for b in inventory.broken if not only or {b.name, b.distribution} & set(only)]
+    if as_json:
+        listed = [{**asdict(p), "checked": p in verdicts, "problem": verdicts.get(p)} for p in chosen]
+        print_json({"plugins": listed, "broken": [asdict(entry) for entry in broken]})
+    else:
+        results().print(_table(chosen, verdicts, broken))
+        _explain(chosen)
+    if check and (broken or any(verdicts.values())):
+        raise typer.Exit(1)
+
+
+def _choose(plugins: Sequence[Plugin], broken: Sequence[BrokenEntry], only: Sequence[str]) -> list[Plugin]:
+    from infomax_cli.errors import UsageError
+    from infomax_cli.wording import suggest
+
+    known = {word for p in plugins for word in (p.name, p.distribution, p.kind, p.qualified)}
+    known |= {word for b in broken for word in (b.name, b.distribution) if word}
+    for word in only:
+        if word not in known:
+            raise UsageError(f"there is no plugin, distribution or kind {word!r}", suggest(word, sorted(known)))
+    wanted = set(only)
+    return [p for p in plugins if not only or wanted & {p.name, p.distribution, p.kind, p.qualified}]
+
+
+def _check(plugins: Sequence[Plugin], limit: float) -> Verdicts:
+    from infomax_cli.checks import check_plugins
+    from infomax_cli.console import messages
+
+    usable = [plugin for plugin in plugins if plugin.status != "off"]
+    verdicts: dict[Plugin, str | None] = {}
+    with messages().status(f"importing {len(usable)} plugins"):
+        for plugin, problem, _ in check_plugins(usable, limit=limit):
+            verdicts[plugin] = problem
+    return verdicts
+
+
+def _table(plugins: Sequence[Plugin], verdicts: Verdicts, broken: Sequence[BrokenEntry]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    from infomax_cli.registry import SINGULAR
+
+    table = Table(title_justify="left")
+    for column in ("kind", "name", "from", "target", "status"):
+        table.add_column(column, overflow="fold")
+    for p in plugins:
+        status = Text(p.status, style="" if p.status in ("built-in", "plugin") else "yellow")
+        if p in verdicts:
+            problem = verdicts[p]
+            status = Text.assemble(status, ", ", (f"broken: {problem}", "red") if problem else ("works", "green"))
+        table.add_row(SINGULAR[p.kind], p.name, f"{p.distribution} {p.version or '?'}", p.target, status)
+    for entry in broken:
+        group = (entry.group or "").removeprefix("infomax.")
+        where = f"{entry.distribution} {entry.version or '?'}"
+        table.add_row(group, entry.name or "(all)", where, "", Text(f"broken: {entry.reason}", style="red"))
+    return table
+
+
+def _explain(plugins: Sequence[Plugin]) -> None:
+    """Say on stderr what the statuses that are not plain sailing mean."""
+    from infomax_cli.console import messages
+
+    console = messages()
+    for p in plugins:
+        if p.status == "shadowed":
+            console.print(f"{p}: a built-in has that name; pick it as {p.qualified}", markup=False, soft_wrap=True)
+        elif p.status == "ambiguous":
+            console.print(f"{p}: others have that name too; pick it as {p.qualified}", markup=False, soft_wrap=True)
+        elif p.status == "off":
+            console.print(f"{p}: switched off by INFOMAX_PLUGINS", markup=False, soft_wrap=True)

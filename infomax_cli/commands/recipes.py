@@ -1,0 +1,91 @@
+"""``infomax recipes``: list them, show one, copy one to change it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+recipes = typer.Typer(help="List the recipes; show one, or copy it to change it.")
+
+
+def complete_recipe(incomplete: str) -> list[str]:
+    """Names of recipes, for the shell's completion."""
+    from infomax_cli.recipe_files import list_recipes
+
+    return [recipe.name for recipe in list_recipes() if recipe.name.startswith(incomplete)]
+
+
+Name = Annotated[str, typer.Argument(help="A recipe's name, or the path of one.", autocompletion=complete_recipe)]
+
+
+@recipes.callback(invoke_without_command=True)
+def list_all(
+    context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+) -> None:
+    """List the recipes; show one, or copy it to change it."""
+    if context.invoked_subcommand is not None:
+        return
+    from infomax_cli.console import print_json, results
+    from infomax_cli.recipe_files import list_recipes
+
+    found = list_recipes()
+    if as_json:
+        print_json([{"name": r.name, "path": str(r.path), "from": r.source, "about": r.header} for r in found])
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for column in ("name", "from", "about"):
+        table.add_column(column, overflow="fold", no_wrap=column != "about")
+    for recipe in found:
+        table.add_row(recipe.name, recipe.source, Text(" ".join(recipe.header.split())))
+    results().print(table)
+
+
+@recipes.command()
+def show(name: Name) -> None:
+    """Print a recipe."""
+    typer.echo(_read(name)[1], nl=False)
+
+
+@recipes.command()
+def copy(
+    name: Name,
+    destination: Annotated[Path | None, typer.Argument(help="A file or a folder; here, if left out.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+) -> None:
+    """Copy a recipe to a file of your own."""
+    from infomax_cli.core.files import write_text
+    from infomax_cli.errors import UsageError
+    from infomax_cli.recipe_files import SUFFIXES
+
+    source, text = _read(name)
+    target = destination or Path()
+    if target.is_dir():
+        target /= source.name
+    elif target.suffix not in SUFFIXES:
+        target = target.with_name(f"{target.name}.yaml")
+    if target.exists() and not force:
+        raise UsageError(f"{target} is there already", "give another name, or --force to replace it")
+    write_text(target, text)
+    typer.echo(f"{target}: a copy of {name}; train it with: infomax train {_as_argument(target)}")
+
+
+def _read(name: str) -> tuple[Path, str]:
+    from infomax_cli.errors import RecipeError
+    from infomax_cli.recipe_files import find_recipe
+
+    path = find_recipe(name)
+    try:
+        return path, path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error}") from error
+
+
+def _as_argument(path: Path) -> str:
+    import shlex
+
+    return shlex.quote(str(path))

@@ -1,0 +1,1 @@
+"""What trains, reads out and measures encoders. torch lives here."""

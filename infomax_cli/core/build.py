@@ -1,0 +1,168 @@
+"""From a recipe to what it names: dataset, encoder, losses, blocks. The only caller of `registry.load`.
+
+`resolve` holds every key against its plugin before any data is looked at; `build` then asks the dataset what it holds,
+and builds the rest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from infomax_cli import registry
+from infomax_cli.core.api import BlockSpec, Dataset, DataSpec, DoesNotFit, Encoder, Loss, PluginError, derive_seed
+from infomax_cli.core.blocks import Block, check_ownership, cut_for_splits, describe_blocks, partition
+from infomax_cli.errors import InfomaxError, RecipeError
+from infomax_cli.paths import data_root
+from infomax_cli.recipe import LossEntry, PluginSection, Recipe, bind
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A recipe made real. `recipe` is resolved: defaults filled in, the data root absolute."""
+
+    recipe: Recipe
+    root: Path
+    dataset: Dataset
+    data: DataSpec
+    encoder: Encoder
+    blocks: tuple[Block, ...]
+
+
+def resolve(recipe: Recipe) -> Recipe:
+    """Find every plugin that the recipe names, check its keys against the constructors, and fill in the defaults."""
+    source = recipe.source
+    losses = []
+    for place, entry in enumerate(recipe.losses):
+        where = "loss" if len(recipe.losses) == 1 else f"loss.{place}"
+        options = bind(registry.load("losses", entry.name), entry.options, where, source, skip=1)
+        losses.append(dataclasses.replace(entry, options=options))
+    return dataclasses.replace(
+        recipe,
+        data=_bound("datasets", recipe.data, "data", source),
+        root=str(Path(recipe.root).expanduser().resolve() if recipe.root else data_root()),
+        encoder=_bound("encoders", recipe.encoder, "encoder", source),
+        losses=tuple(losses),
+    )
+
+
+def _bound(kind: registry.Kind, section: PluginSection, where: str, source: str) -> PluginSection:
+    return PluginSection(section.name, bind(registry.load(kind, section.name), section.options, where, source))
+
+
+def replace_data(raw: Mapping[str, Any], name: str) -> tuple[dict[str, Any], list[str]]:
+    """The raw recipe with its data section made that of dataset `name`, and the keys kept because both know them."""
+    import inspect
+
+    known = set(inspect.signature(registry.load("datasets", name)).parameters) | {"root"}
+    old = raw.get("data")
+    kept = {key: value for key, value in old.items() if key in known} if isinstance(old, dict) else {}
+    return {**raw, "data": {"name": name, **kept}}, sorted(kept)
+
+
+def build(recipe: Recipe, device: torch.device) -> Experiment:
+    """Everything of a resolved recipe, on `device`; reads headers and indexes, decodes nothing."""
+    root = Path(recipe.root or data_root())
+    dataset = build_dataset(recipe)
+    data = dataset.describe(root)
+    encoder = build_encoder(recipe, device)
+    groups = partition(len(encoder.stages), recipe.cut)
+    specs = describe_blocks(encoder, groups, data, recipe.views.count)
+    losses = _build_losses(recipe, specs)
+    blocks = tuple(
+        Block(encoder, spec, own, {name: weight for name, (_, weight) in pairs.items()}, recipe.sampling).to(device)
+        for spec, pairs in zip(specs, losses, strict=True)
+        for own in [{name: loss for name, (loss, _) in pairs.items()}]
+    )
+    return Experiment(recipe, root, dataset, data, encoder, blocks)
+
+
+def build_dataset(recipe: Recipe) -> Dataset:
+    made = _construct(registry.load("datasets", recipe.data.name), recipe.data.options, f"dataset {recipe.data.name}")
+    if not isinstance(made, Dataset):
+        raise PluginError(f"dataset {recipe.data.name} lacks download, describe or split")
+    return made
+
+
+def build_encoder(recipe: Recipe, device: torch.device) -> Encoder:
+    """The encoder with fresh weights drawn from the recipe's seed, whatever the cut and the losses."""
+    torch.manual_seed(derive_seed(recipe.train.seed, "encoder"))
+    name = recipe.encoder.name
+    made = _construct(registry.load("encoders", name), recipe.encoder.options, f"encoder {name}")
+    if not isinstance(made, nn.Module) or not isinstance(made, Encoder):
+        raise PluginError(f"encoder {name} must be an nn.Module with stages, prepare, readout and geometry")
+    encoder = cast(Encoder, made.to(device))
+    check_ownership(encoder)
+    return encoder
+
+
+def splits_override(recipe: Recipe, splits: int) -> list[int]:
+    """The cut that ``--splits`` asks for; the encoder says how many stages there are."""
+    return cut_for_splits(len(build_encoder(recipe, torch.device("cpu")).stages), splits)
+
+
+def _construct(factory: Callable[..., Any], options: Mapping[str, Any], what: str, *first: Any) -> Any:
+    try:
+        return factory(*first, **options)
+    except InfomaxError:
+        raise
+    except (TypeError, ValueError, AssertionError) as error:
+        raise RecipeError(f"{what} refuses its options: {error}") from error
+
+
+_Judges = dict[str, tuple[Loss, float]]
+
+
+def _build_losses(recipe: Recipe, specs: Sequence[BlockSpec]) -> list[_Judges]:
+    """For every block the losses that fit it, by entry name. An entry that fits none is refused, saying why."""
+    built: list[_Judges] = [{} for _ in specs]
+    for name, entry in zip(_entry_names(recipe.losses), recipe.losses, strict=True):
+        reasons = {}
+        for spec in _wanted_blocks(entry, specs, recipe.source):
+            if recipe.train.block not in (None, spec.index):
+                continue
+            torch.manual_seed(derive_seed(recipe.train.seed, "loss", name, spec.index))
+            try:
+                loss = _construct(registry.load("losses", entry.name), entry.options, f"loss {entry.name}", spec)
+            except DoesNotFit as misfit:
+                reasons[spec.index] = misfit
+                continue
+            if not isinstance(loss, nn.Module):
+                raise PluginError(f"loss {entry.name} must be an nn.Module")
+            built[spec.index][name] = (cast(Loss, loss), entry.weight)
+        _refuse_misfits(entry, reasons, fits_some=any(name in judges for judges in built))
+    return built
+
+
+def _refuse_misfits(entry: LossEntry, reasons: Mapping[int, DoesNotFit], *, fits_some: bool) -> None:
+    if not reasons or (fits_some and entry.blocks is None):
+        return
+    block, reason = next(iter(reasons.items()))
+    which = f"block {block}" if entry.blocks is not None or len(reasons) == 1 else "any block"
+    raise DoesNotFit(f"loss {entry.name} does not fit {which}: {reason.message}", reason.hint)
+
+
+def _wanted_blocks(entry: LossEntry, specs: Sequence[BlockSpec], source: str) -> list[BlockSpec]:
+    if entry.blocks is None:
+        return list(specs)
+    if wrong := [block for block in entry.blocks if not 0 <= block < len(specs)]:
+        raise RecipeError(
+            f"{source}: loss {entry.name}: there is no block {wrong[0]}", f"blocks: 0 to {len(specs) - 1}"
+        )
+    return [specs[block] for block in entry.blocks]
+
+
+def _entry_names(entries: Sequence[LossEntry]) -> list[str]:
+    """One name an entry for logs and checkpoints: the loss's own, with a number from the second of its kind on."""
+    names: list[str] = []
+    for entry in entries:
+        plain = entry.name.replace(":", "-").replace(".", "-")
+        count = sum(name == plain or name.startswith(f"{plain}_") for name in names)
+        names.append(plain if count == 0 else f"{plain}_{count + 1}")
+    return names

@@ -1,0 +1,67 @@
+"""Writing so that a reader sees the old file or the new one, never half of either; and a cache for indexes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+
+def cache_root() -> Path:
+    """Where infomax keeps what it can make again: ``$INFOMAX_CACHE``, else ``~/.cache/infomax``."""
+    if given := os.environ.get("INFOMAX_CACHE"):
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "infomax"
+
+
+@contextlib.contextmanager
+def write_atomically(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; when the block ends well it is synced and takes `path`'s place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner may read
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with write_atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+class IndexCache:
+    """JSON that is dear to make and cheap to keep, under `cache_root`, valid while its `key` stays the same.
+
+    A cache that cannot be read or written is no error: the value is made again.
+    """
+
+    def __init__(self, kind: str, key: Any) -> None:
+        text = json.dumps(key, sort_keys=True, default=str)
+        self.path = cache_root() / kind / f"{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}.json"
+
+    def get(self, make: Callable[[], Any]) -> Any:
+        """The cached value, or what `make()` returns, which is then kept. The value must survive JSON."""
+        with contextlib.suppress(OSError, ValueError):
+            return json.loads(self.path.read_text(encoding="utf-8"))
+        value = make()
+        with contextlib.suppress(OSError):
+            write_text(self.path, json.dumps(value))
+        return value

@@ -1,0 +1,160 @@
+"""Views: what core makes of raw items, by named augmentations, so that any method works on any dataset."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
+
+from infomax_cli.core.api import Batch, InfomaxError, PluginError, Split, derive_seed, numpy_generator
+from infomax_cli.errors import RecipeError
+from infomax_cli.recipe import ViewOptions
+from infomax_cli.wording import suggest
+
+Augmentation = Callable[[Tensor, np.random.Generator], Tensor]
+
+
+def gain(x: Tensor, random: np.random.Generator) -> Tensor:
+    """Louder or softer by up to 6 dB."""
+    return x * 10 ** (random.uniform(-6, 6) / 20)
+
+
+def noise(x: Tensor, random: np.random.Generator) -> Tensor:
+    """White noise at 5 to 30 dB below the signal."""
+    level = x.square().mean().sqrt() * 10 ** (-random.uniform(5, 30) / 20)
+    return x + level * torch.from_numpy(random.standard_normal(tuple(x.shape), dtype=np.float32))
+
+
+def flip(x: Tensor, random: np.random.Generator) -> Tensor:
+    """Mirrored along the last axis, half of the time."""
+    return x.flip(-1) if random.random() < 0.5 else x
+
+
+AUGMENTATIONS: Mapping[str, Augmentation] = {"gain": gain, "noise": noise, "flip": flip}
+
+
+@dataclass(frozen=True)
+class ViewedItem:
+    """An item with its views made; what a loader's worker hands over."""
+
+    views: tuple[Tensor, ...]
+    labels: Mapping[str, int | Tensor]
+    id: str
+
+
+class ViewedSplit(TorchDataset["ViewedItem | InfomaxError"]):
+    """A split whose items, taken by ``(index, seed)``, come as views."""
+
+    def __init__(self, split: Split, options: ViewOptions) -> None:
+        self.split = split
+        self.count = options.count
+        own = [options.augment] if isinstance(options.augment, str) else options.augment
+        for name in [*own, *options.shared]:
+            if name not in AUGMENTATIONS:
+                raise RecipeError(f"views: there is no augmentation {name!r}", suggest(name, list(AUGMENTATIONS)))
+        self.shared = options.shared
+        self.own = [name for name in own if name not in options.shared]
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, key: tuple[int, int]) -> ViewedItem | InfomaxError:
+        index, seed = key
+        try:
+            item = self.split[index, seed]
+        except InfomaxError as error:
+            return error  # raised by whoever takes the batch: a loader's worker would wrap it in a traceback
+        views = tuple(self._view(item.input, seed, view) for view in range(self.count))
+        return ViewedItem(views, item.labels, item.id)
+
+    def _view(self, x: Tensor, seed: int, view: int) -> Tensor:
+        for name in self.shared:
+            x = AUGMENTATIONS[name](x, numpy_generator(seed, "shared", name))
+        for name in self.own:
+            x = AUGMENTATIONS[name](x, numpy_generator(seed, "view", view, name))
+        return x
+
+
+def collate(items: Sequence[ViewedItem | InfomaxError]) -> Batch | InfomaxError:
+    """Items of one size to a batch, or the error that kept one of them from being read."""
+    made = []
+    for item in items:
+        if isinstance(item, InfomaxError):
+            return item
+        made.append(item)
+    return _stack(made)
+
+
+def _stack(items: Sequence[ViewedItem]) -> Batch:
+    try:
+        views = tuple(torch.stack(parts) for parts in zip(*(item.views for item in items), strict=True))
+        labels = {name: torch.stack([torch.as_tensor(item.labels[name]) for item in items]) for name in items[0].labels}
+    except (RuntimeError, KeyError) as error:
+        shapes = sorted({tuple(item.views[0].shape) for item in items})
+        raise PluginError(
+            f"the dataset's items do not make a batch (inputs {shapes}, {items[0].id} and others): {error}",
+            "every item that is taken with a seed must have the same shape and labels",
+        ) from error
+    return Batch(views, labels, tuple(item.id for item in items))
+
+
+class EpochBatches:
+    """Batches of ``(index, item seed)``, for ever, each derived from (seed, epoch, position) alone.
+
+    An epoch is every item once, shuffled, but for an incomplete last batch. With `groups` (a value for every item) each
+    batch holds items of one value. Iteration begins at batch number `start` of the whole run and ends before `stop`.
+    """
+
+    def __init__(
+        self, size: int, batch: int, seed: int, *, start: int = 0, stop: int, groups: Sequence[int] | None = None
+    ) -> None:
+        self.batch, self.seed, self.start, self.stop = batch, seed, start, stop
+        members: dict[int, list[int]] = {}
+        for index in range(size):
+            members.setdefault(0 if groups is None else groups[index], []).append(index)
+        self.groups = [torch.tensor(group) for group in members.values()]
+        self.per_epoch = sum(max(1, len(group) // batch) for group in self.groups)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        known, batches = -1, []
+        for number in range(self.start, self.stop):
+            epoch, place = divmod(number, self.per_epoch)
+            if epoch != known:
+                known, batches = epoch, self._epoch(epoch)
+            yield [
+                (index, derive_seed(self.seed, "item", epoch, place * self.batch + offset))
+                for offset, index in enumerate(batches[place])
+            ]
+
+    def _epoch(self, epoch: int) -> list[list[int]]:
+        random = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
+        batches = []
+        for group in self.groups:
+            shuffled = group[torch.randperm(len(group), generator=random)]
+            count = max(1, len(group) // self.batch)
+            batches += [part.tolist() for part in shuffled[: count * self.batch].split(self.batch)]  # type: ignore[no-untyped-call]
+        order = torch.randperm(len(batches), generator=random)
+        return [batches[place] for place in order.tolist()]
+
+
+def validation_batches(size: int, batch: int, seed: int) -> list[list[tuple[int, int]]]:
+    """Every item once, in order, with a seed of its own that never changes, in batches as even as can be.
+
+    Even, because a contrastive loss depends on its batch: a last one of a single item would say nothing.
+    """
+    keys = [(index, derive_seed(seed, "validation", index)) for index in range(size)]
+    return [list(part) for part in _evenly(keys, math.ceil(size / batch))]
+
+
+def _evenly(keys: Sequence[tuple[int, int]], parts: int) -> list[Sequence[tuple[int, int]]]:
+    edges = [round(len(keys) * part / parts) for part in range(parts + 1)]
+    return [keys[a:b] for a, b in pairwise(edges)]

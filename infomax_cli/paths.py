@@ -1,0 +1,26 @@
+"""Where data and runs are. The cache is `infomax_cli.core.files.cache_root`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def data_root() -> Path:
+    """Where datasets are put and looked for: ``$INFOMAX_DATA``, else ``infomax`` in the user's data folder."""
+    if given := os.environ.get("INFOMAX_DATA"):
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "infomax"
+
+
+def runs_root() -> Path:
+    """Where runs are written and looked for: ``$INFOMAX_RUNS``, else ``runs`` in the current folder."""
+    return Path(os.environ.get("INFOMAX_RUNS") or "runs").expanduser()
+
+
+def nearest_existing(path: Path) -> Path:
+    """`path`, or the closest folder above it that is there."""
+    path = path.absolute()
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path

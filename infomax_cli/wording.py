@@ -1,0 +1,29 @@
+"""Small helpers for messages."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+
+def suggest(word: str, known: Sequence[str], prefix: str = "") -> str | None:
+    """A hint that names the closest of the known words, or all of them; None where there are none."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {prefix}{close[0]}?"
+    return f"there are: {', '.join(known)}" if known else None
+
+
+def describe_error(error: BaseException) -> str:
+    """An exception on one line: its type and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def describe_bytes(count: float) -> str:
+    """A number of bytes for people, in binary units: ``3.2 GiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
