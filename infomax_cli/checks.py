@@ -9,6 +9,7 @@ import importlib
 import importlib.metadata
 import inspect
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ def check_plugins(plugins: Sequence[Plugin], *, limit: float) -> Iterator[tuple[
 
 
 def _verdict(answer: Answer) -> str | None:
-    return f"while it was imported: {answer.failure}" if answer.failure else answer.value["problem"]
+    return f"when it is imported: {answer.failure}" if answer.failure else answer.value["problem"]
 
 
 def check_plugin(kind: Kind, name: str) -> dict[str, Any]:
@@ -49,13 +50,12 @@ def check_plugin(kind: Kind, name: str) -> dict[str, Any]:
 
 def _breach(kind: Kind, loaded: type[Any]) -> str | None:
     """How a class breaks the contract of its kind, as far as the class alone shows; None where it does not."""
-    from torch import nn
-
-    if kind != "datasets" and not issubclass(loaded, nn.Module):
+    nn = sys.modules.get("torch.nn")  # where nobody has imported it, no class can be a module of it
+    if kind != "datasets" and (nn is None or not issubclass(loaded, nn.Module)):
         return "it is not a torch.nn.Module"
     if missing := [name for name in METHODS[kind] if not callable(getattr(loaded, name, None))]:
         return f"it has no {missing[0]}()"
-    if kind == "losses" and loaded.forward is nn.Module.forward:
+    if nn is not None and kind == "losses" and loaded.forward is nn.Module.forward:
         return "it has no forward()"
     if inspect.isabstract(loaded):
         return f"it is abstract: {', '.join(sorted(loaded.__abstractmethods__))}"

@@ -57,7 +57,9 @@ def main() -> None:
         sys.exit(130)
     except Exception as error:
         if os.environ.get("INFOMAX_DEBUG"):
-            raise
+            import traceback
+
+            traceback.print_exc()
         sys.exit(_report(error))
 
 
@@ -84,5 +86,6 @@ _OS_HINTS = {
     errno.EDQUOT: "make room in your quota, or choose another folder",
     errno.EACCES: "choose a folder that you may write in, or ask for the permission",
     errno.EPERM: "choose a folder that you may write in, or ask for the permission",
+    errno.ENOTDIR: "part of that path is a file; choose another folder",
     errno.EROFS: "that disk cannot be written; choose another folder",
 }

@@ -85,5 +85,5 @@ def _plugin_line(found: Diagnosis) -> str:
     checked = [plugin for plugin in found.plugins if plugin["checked"]]
     broken = sum(plugin["problem"] is not None for plugin in checked)
     if not checked:
-        return f"{len(found.plugins)} declared, not checked"
+        return f"{len(found.plugins)} declared, not checked: they need torch"
     return f"{len(found.plugins)} declared, {len(checked)} checked, {broken} broken"

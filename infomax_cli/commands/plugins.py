@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def plugins(
     only: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME]...", help="Only these: names of plugins, of distributions or of kinds."),
+        typer.Argument(metavar="NAME", help="Only these: names of plugins, of distributions or of kinds."),
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Import each one, in an interpreter of its own.")] = False,
     time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds that --check gives each plugin.")] = 120.0,
@@ -49,12 +49,11 @@ def _choose(plugins: Sequence[Plugin], broken: Sequence[BrokenEntry], only: Sequ
     from infomax_cli.errors import UsageError
     from infomax_cli.wording import suggest
 
-    known = {word for p in plugins for word in (p.name, p.distribution, p.kind, p.qualified)}
+    known = {word for p in plugins for word in (p.name, p.distribution, p.kind)}
     known |= {word for b in broken for word in (b.name, b.distribution) if word}
-    for word in only:
-        if word not in known:
-            raise UsageError(f"there is no plugin, distribution or kind {word!r}", suggest(word, sorted(known)))
     wanted = set(only)
+    for word in sorted(wanted - known - {p.qualified for p in plugins}):
+        raise UsageError(f"there is no plugin, distribution or kind {word!r}", suggest(word, sorted(known)))
     return [p for p in plugins if not only or wanted & {p.name, p.distribution, p.kind, p.qualified}]
 
 
@@ -85,10 +84,10 @@ def _table(plugins: Sequence[Plugin], verdicts: Verdicts, broken: Sequence[Broke
             problem = verdicts[p]
             status = Text.assemble(status, ", ", (f"broken: {problem}", "red") if problem else ("works", "green"))
         table.add_row(SINGULAR[p.kind], p.name, f"{p.distribution} {p.version or '?'}", p.target, status)
+    singular = {f"infomax.{kind}": word for kind, word in SINGULAR.items()} | {"infomax.recipes": "recipes"}
     for entry in broken:
-        group = (entry.group or "").removeprefix("infomax.")
-        where = f"{entry.distribution} {entry.version or '?'}"
-        table.add_row(group, entry.name or "(all)", where, "", Text(f"broken: {entry.reason}", style="red"))
+        kind, where = singular.get(entry.group or "", ""), f"{entry.distribution} {entry.version or '?'}"
+        table.add_row(kind, entry.name or "(all)", where, "", Text(f"broken: {entry.reason}", style="red"))
     return table
 
 

@@ -20,13 +20,19 @@ def complete_recipe(incomplete: str) -> list[str]:
 Name = Annotated[str, typer.Argument(help="A recipe's name, or the path of one.", autocompletion=complete_recipe)]
 
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
 @recipes.callback(invoke_without_command=True)
-def list_all(
-    context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
-) -> None:
+def list_without_a_verb(context: typer.Context, as_json: AsJson = False) -> None:
     """List the recipes; show one, or copy it to change it."""
-    if context.invoked_subcommand is not None:
-        return
+    if context.invoked_subcommand is None:
+        list_all(as_json)
+
+
+@recipes.command("list")
+def list_all(as_json: AsJson = False) -> None:
+    """List the recipes."""
     from infomax_cli.console import print_json, results
     from infomax_cli.recipe_files import list_recipes
 

@@ -20,10 +20,11 @@ Samples = npt.NDArray[np.float32]
 
 _AGAIN = "Copy or download the file again, or remove it."
 _NO_LENGTH = 2**62  # libsndfile reports a length beyond this where the header tells none
-# An MP3 frame needs bits of frames before it. After a seek the decoder lacks them, errs for a few frames, and complains
-# on stderr; so it is run from the beginning, or, where that would take long, from these samples before the start.
-_MP3_LEAD = 4608
-_MP3_FROM_BEGINNING = 60  # seconds; decoding them takes about 20 ms
+# libsndfile does not seek exactly in lossy formats: an MP3 frame needs bits of those before it, and the last page of an
+# Ogg file is off (libsndfile issue 885). So they are decoded from their beginning, or, far from it, with a run-up.
+_LOSSY = ("MP3", "OGG")
+_FAR = 30  # seconds; at 16 kHz they decode in some 20 ms
+_RUN_UP = 10
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ def audio_info(path: Path) -> AudioInfo:
 def read_audio(path: Path, start: int = 0, frames: int | None = None, rate: int = 16000) -> Tensor:
     """Samples ``(1, T)`` in [-1, 1], mixed to mono and resampled to `rate`; `start` and `frames` count at `rate`.
 
-    Seeks, and decodes only what it returns (of MP3, also what stands before). A part equals that part of the whole.
-    Near the end of the file it returns fewer than `frames`. Raises `DataError` naming the file when it cannot be
+    Seeks, and decodes only what it returns (of MP3 and OGG, also what stands before). A part equals that part of the
+    whole. Near the end of the file it returns fewer than `frames`. Raises `DataError` naming the file when it cannot be
     decoded, or ends before its header says that it does.
     """
     import soundfile
@@ -76,8 +77,8 @@ def _read(file: Any, path: Path, start: int, stop: int) -> Samples:
     """Samples `start` to `stop` at the file's own rate, mono; what lies beyond its end is left out."""
     start, stop = min(start, file.frames), min(stop, file.frames)
     lead = 0
-    if file.format == "MP3":
-        lead = start if start <= _MP3_FROM_BEGINNING * file.samplerate else _MP3_LEAD
+    if file.format in _LOSSY:
+        lead = start if start <= _FAR * file.samplerate else _RUN_UP * file.samplerate
     file.seek(start - lead)
     samples = file.read(stop - start + lead, dtype="float32")[lead:]
     if len(samples) < stop - start:  # a truncated file may simply end

@@ -17,7 +17,10 @@ def noise(samples: int, channels: int = 1, seed: int = 0) -> np.ndarray:
 
 
 def write(path: Path, samples: np.ndarray, rate: int = 16000, **options: str) -> Path:
-    soundfile.write(path, samples, rate, **options)
+    channels = samples.shape[1] if samples.ndim == 2 else 1
+    with soundfile.SoundFile(path, "w", rate, channels, **options) as file:
+        for start in range(0, len(samples), 50000):  # libsndfile's Vorbis encoder overruns its stack on much at once
+            file.write(samples[start : start + 50000])
     return path
 
 
@@ -46,13 +49,15 @@ def test_part_equals_that_part_of_the_whole(tmp_path: Path, suffix: str, start: 
     torch.testing.assert_close(part, whole[:, start : start + 3000], atol=1e-6, rtol=0)
 
 
-def test_mp3_part_far_from_the_beginning_equals_that_part_of_the_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("suffix", ["ogg", "mp3"])
+def test_part_of_lossy_audio_far_from_its_beginning_equals_that_part_of_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
-    monkeypatch.setattr("infomax_cli.core.audio._MP3_FROM_BEGINNING", 1)  # so that two seconds are far
-    path = write(tmp_path / "a.mp3", noise(160000), 44100)
+    monkeypatch.setattr("infomax_cli.core.audio._FAR", 1)  # so that seconds are far
+    monkeypatch.setattr("infomax_cli.core.audio._RUN_UP", 2)
+    path = write(tmp_path / f"a.{suffix}", noise(400000), 44100)
     whole = read_audio(path, rate=44100)
-    for start in range(90000, 150000, 7001):
+    for start in range(90000, 400000, 7001):
         part = read_audio(path, start, 2000, rate=44100)
         torch.testing.assert_close(part, whole[:, start : start + 2000], atol=1e-6, rtol=0)
 

@@ -1,0 +1,111 @@
+"""What trained encoders know that untrained ones and plain features do not: every table that compares.
+
+    python benchmarks/learn.py syllables
+    python benchmarks/learn.py speech-real --root DATA --out RUNS
+
+Each method is trained with several seeds through the command line (a run that is already there is not trained again),
+then probed at every depth, beside the same encoder untrained, with that seed, and MFCCs: same label, same pooling, same
+classifier. A table of mean and standard deviation over the seeds is printed in Markdown, and everything is written to
+``benchmarks/results/learn-EXPERIMENT.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+# equal for every method on a corpus of recordings: a thousand steps of eight crops of 1.28 s
+BUDGET = (
+    "train.epochs=null", "train.steps=1000", "train.batch=8", "train.schedule=cosine", "train.workers=0",
+    "train.log_every=50", "train.save_every=250", "train.validate_every=250", "train.keep=8",
+    "encoder.channels=128", "encoder.norm=channel",
+)  # fmt: skip
+QUICK = ("train.lr=1e-3", "train.warmup=100")
+GENTLE = ("train.lr=4e-4", "train.warmup=300")  # trained end to end, CPC does not get off the ground with the former
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """`methods` are a recipe and its overrides each; `curve` are the steps whose checkpoints are probed as well."""
+
+    labels: Sequence[str]
+    methods: Mapping[str, tuple[str, ...]]
+    curve: Sequence[int] = field(default_factory=tuple)
+
+
+EXPERIMENTS = {
+    "syllables": Experiment(
+        labels=("syllable", "vowel"),
+        methods={"gim": ("gim-syllables",), "cpc": ("cpc-syllables",)},
+    ),
+    # the recordings of one speaker, 104, whose phones are known
+    "speech-real": Experiment(
+        labels=("phone",),
+        methods={
+            "gim": ("gim", *BUDGET, *QUICK, "data.speakers=['104']"),
+            "cpc": ("cpc", *BUDGET, *GENTLE, "data.speakers=['104']"),
+        },
+        curve=(0, 250, 500, 750, 1000),
+    ),
+    # speakers of the test split are not in the training split
+    "speech-synth": Experiment(
+        labels=("phone",),
+        methods={
+            "gim": ("gim", *BUDGET, *QUICK, "data.split_by=speaker"),
+            "cpc": ("cpc", *BUDGET, *GENTLE, "data.split_by=speaker"),
+        },
+        curve=(0, 250, 500, 750, 1000),
+    ),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", choices=EXPERIMENTS)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--root", help="where the data lies, for experiments on recordings")
+    parser.add_argument("--out", type=Path, default=Path("runs/learn"), help="where the runs are kept")
+    given = parser.parse_args()
+    folder = given.out / given.experiment
+    result = measure(given.experiment, folder, range(given.seeds), given.root)
+    RESULTS.mkdir(exist_ok=True)
+    file = RESULTS / f"learn-{given.experiment}.json"
+    file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    for label in EXPERIMENTS[given.experiment].labels:
+        print(table(result, label), "\n")
+    print(f"written: {file}", file=sys.stderr)
+
+
+def measure(name: str, folder: Path, seeds: Sequence[int], root: str | None) -> dict[str, Any]:
+    """Train what is not trained yet, probe everything."""
+    experiment = EXPERIMENTS[name]
+    probes, curves, minutes = [], [], {}
+    for method, (recipe, *overrides) in experiment.methods.items():
+        for seed in seeds:
+            run = trained(recipe, overrides, folder / method / f"seed{seed}", seed, root, minutes)
+            for label in experiment.labels:
+                print(f"probing {method} seed {seed} for {label}", file=sys.stderr)
+                probes.append({"method": method, "seed": seed, **probe(run, label, seed)})
+                for step in experiment.curve if seed == 0 else ():
+                    at = probe(run, label, seed, step=step)
+                    curves.append({"method": method, "label": label, "step": step, "trained": at["trained"]})
+    return {
+        "experiment": name,
+        "methods": {method: " ".join(words) for method, words in experiment.methods.items()},
+        "seeds": list(seeds),
+        "minutes": minutes,
+        "machine": f"{platform.processor() or platform.machine()}, Python {platform.python_version()}",
+        "probes": probes,
+        "curves": curves,
+    }

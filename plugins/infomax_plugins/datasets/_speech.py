@@ -1,0 +1,271 @@
+"""What every corpus of recordings has in common: crops, chunks, labels, and what is done about corrupt files.
+
+`librispeech` and `folder` add only how their recordings and labels are found.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from infomax_cli.core.api import DataError, DataSpec, Item, LabelSpec, UsageError, numpy_generator, read_audio
+from infomax_plugins.datasets._alignment import HOP, WINDOW, Alignment, Labels, cut
+from infomax_plugins.datasets._recordings import Recording, allowed, corrupt_hint, hold_out, natural_order
+
+Mode = Literal["random", "chunks"]
+
+_ATTEMPTS = 100  # items tried in place of one that cannot be decoded
+_log = logging.getLogger("infomax")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The recordings of each split; where one is empty, `why` says so. `labels` are the names of whole-item labels."""
+
+    splits: Mapping[str, Sequence[Recording]]
+    why: Mapping[str, str]
+    labels: Sequence[str]
+    aligned: Mapping[str, Alignment] = field(default_factory=dict)
+
+    @property
+    def recordings(self) -> Iterator[Recording]:
+        return (recording for split in self.splits.values() for recording in split)
+
+
+@dataclass(frozen=True)
+class Crops:
+    """What a training item is: a random crop of a recording, or one of its consecutive chunks, at `rate`."""
+
+    crop: int | None
+    mode: Mode
+    rate: int
+
+    @property
+    def step(self) -> int:
+        """From chunk to chunk: the crop, rounded up to the grid of the labels."""
+        assert self.crop is not None
+        return -(-self.crop // HOP) * HOP
+
+    def items(self, recording: Recording) -> int:
+        """How many items a recording makes; one shorter than the crop still makes one."""
+        if self.mode == "random":
+            return 1
+        assert self.crop is not None
+        return 1 + max(0, recording.frames - self.crop) // self.step
+
+    def start(self, frames: int, *seed: int) -> int:
+        """Where a random crop starts: any multiple of 160 from which it fits."""
+        if self.crop is None or frames <= self.crop:
+            return 0
+        return HOP * int(numpy_generator("crop", *seed).integers((frames - self.crop) // HOP + 1))
+
+
+class SpeechDataset(ABC):
+    """A `Dataset` of recordings. What it finds under a root is kept, so that it is looked for once."""
+
+    name: str
+
+    def __init__(
+        self,
+        *,
+        crop: int | None,
+        mode: Mode,
+        rate: int,
+        test_fraction: float,
+        validation_fraction: float,
+        split_seed: int,
+        max_corrupt: float,
+    ) -> None:
+        if crop is not None and crop < 1:
+            raise UsageError(f"{self.name}: crop is {crop}, and must be a number of samples, or null for whole files")
+        if crop is None and mode == "chunks":
+            raise UsageError(f"{self.name}: mode chunks needs a crop")
+        fractions = {"test_fraction": test_fraction, "validation_fraction": validation_fraction}
+        for option, value in {**fractions, "max_corrupt": max_corrupt}.items():
+            if not 0 <= value < 1:
+                raise UsageError(f"{self.name}: {option} is {value}, and must be at least 0 and below 1")
+        if rate < 1:
+            raise UsageError(f"{self.name}: rate is {rate}, and must be a number of samples a second")
+        self.crops = Crops(crop, mode, rate)
+        self.test_fraction = test_fraction
+        self.validation_fraction = validation_fraction
+        self.split_seed = split_seed
+        self.max_corrupt = max_corrupt
+        self._found: dict[Path, Corpus] = {}
+
+    @abstractmethod
+    def read_corpus(self, root: Path) -> Corpus:
+        """Find the recordings under `root`, from listings and headers alone."""
+
+    def describe(self, root: Path) -> DataSpec:
+        """See `Dataset.describe`. Reads listings, headers and label files; decodes nothing."""
+        corpus = self._corpus(root)
+        self._refuse_empty(corpus, "train")
+        return DataSpec(
+            channels=1,
+            grid=(self.crops.crop or self._longest(corpus),),
+            axes=("time",),
+            rate=self.crops.rate,
+            labels=self._label_specs(corpus),
+            sizes={name: sum(map(self.crops.items, found)) for name, found in corpus.splits.items() if found},
+        )
+
+    def split(self, root: Path, name: str) -> SpeechSplit:
+        """See `Dataset.split`. Raises `DataError` where there is no such split, or where it is empty."""
+        corpus = self._corpus(root)
+        if name not in corpus.splits:
+            filled = ", ".join(name for name, found in corpus.splits.items() if found)
+            raise DataError(f"{self.name} has no split {name!r}", f"It has {filled}.")
+        self._refuse_empty(corpus, name)
+        return SpeechSplit(
+            corpus.splits[name],
+            self.crops,
+            longest=self._longest(corpus),
+            classes={label: _values(corpus, label) for label in corpus.labels},
+            aligned={label: alignment.values for label, alignment in corpus.aligned.items()},
+            max_corrupt=self.max_corrupt,
+        )
+
+    def _corpus(self, root: Path) -> Corpus:
+        root = root.expanduser().absolute()
+        if root not in self._found:
+            self._found[root] = self.read_corpus(root)
+        return self._found[root]
+
+    def _refuse_empty(self, corpus: Corpus, name: str) -> None:
+        if not corpus.splits[name]:
+            raise DataError(f"the split {name} of {self.name} is empty: {corpus.why.get(name, 'nothing was found')}")
+
+    def _label_specs(self, corpus: Corpus) -> dict[str, LabelSpec]:
+        specs: dict[str, LabelSpec] = {}
+        for label in corpus.labels:
+            values = _values(corpus, label)
+            specs[label] = LabelSpec(classes=len(values), names=values)
+        for label, alignment in corpus.aligned.items():
+            specs[label] = LabelSpec(alignment.classes, hop=HOP, offset=WINDOW / 2, names=alignment.names)
+        return specs
+
+    def _longest(self, corpus: Corpus) -> int:
+        return max(recording.frames for recording in corpus.recordings)
+
+    def set_aside_validation(self, splits: dict[str, list[Recording]], why: dict[str, str]) -> None:
+        """Move a seeded part of the training recordings to the split validation."""
+        if self.validation_fraction == 0:
+            why["validation"] = "validation_fraction is 0"
+        else:
+            why["validation"] = "there are too few training recordings to set one aside"
+        splits["train"], splits["validation"] = hold_out(
+            splits["train"], self.validation_fraction, self.split_seed, "validation"
+        )
+
+
+def _values(corpus: Corpus, label: str) -> tuple[str, ...]:
+    """The values of a whole-item label in all splits, so that a class has the same number in each."""
+    found = {recording.tags[label] for recording in corpus.recordings if label in recording.tags}
+    return tuple(sorted(found, key=natural_order))
+
+
+class SpeechSplit:
+    """One split. ``split[index, seed]`` is a training item, ``split[index, None]`` the whole recording, or its chunk.
+
+    A recording shorter than the crop is padded with zeros at its end, its aligned labels with -1; without a crop all
+    are padded to the longest of the corpus.
+
+    A recording that turns out to be corrupt when it is decoded is named once, and another item, drawn from (index,
+    seed), takes its place; what takes its place depends on nothing that was read before, so that neither the number of
+    loader workers nor a resumed run changes it. More than the share `max_corrupt` of the recordings (`allowed`), as
+    counted in one process, raises `DataError`.
+    """
+
+    def __init__(
+        self,
+        recordings: Sequence[Recording],
+        crops: Crops,
+        *,
+        longest: int,
+        classes: Mapping[str, Sequence[str]],
+        aligned: Mapping[str, Mapping[str, Labels]],
+        max_corrupt: float,
+    ) -> None:
+        self._recordings = recordings
+        self._crops = crops
+        self._longest = longest
+        self._classes = {label: {value: i for i, value in enumerate(values)} for label, values in classes.items()}
+        here = {recording.id for recording in recordings}
+        self._aligned = {label: {i: v for i, v in values.items() if i in here} for label, values in aligned.items()}
+        self._max_corrupt = max_corrupt
+        self._corrupt: set[str] = set()
+        # the recording of item i is the first whose items end beyond i
+        self._ends = np.cumsum([crops.items(recording) for recording in recordings])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, key: tuple[int, int | None]) -> Item:
+        index, seed = range(len(self))[key[0]], key[1]
+        for candidate in self._candidates(index, seed):
+            try:
+                return self._read(candidate, seed)
+            except DataError as error:
+                self._note(candidate, error)
+        raise DataError(f"none of {_ATTEMPTS} recordings tried can be decoded", corrupt_hint(self._max_corrupt))
+
+    def _candidates(self, index: int, seed: int | None) -> Iterator[int]:
+        """The item, and what takes its place where it is corrupt."""
+        yield index
+        place = numpy_generator("replacement", index, "whole" if seed is None else seed)
+        for _ in range(_ATTEMPTS - 1):
+            yield int(place.integers(len(self)))
+
+    def item_labels(self, name: str) -> list[int]:
+        """See `Split.item_labels`. Raises `DataError` where there is no such whole-item label."""
+        if name not in self._classes:
+            raise DataError(f"there is no whole-item label {name!r}; there are: {', '.join(self._classes) or 'none'}")
+        values = (self._label(recording, name) for recording in self._recordings)
+        return [v for v, r in zip(values, self._recordings, strict=True) for _ in range(self._crops.items(r))]
+
+    def _label(self, recording: Recording, name: str) -> int:
+        return self._classes[name].get(recording.tags.get(name, ""), -1)
+
+    def _locate(self, index: int) -> tuple[Recording, int]:
+        """The recording of an item, and which of its chunks the item is."""
+        which = int(np.searchsorted(self._ends, index, side="right"))
+        recording = self._recordings[which]
+        return recording, index - int(self._ends[which]) + self._crops.items(recording)
+
+    def _read(self, index: int, seed: int | None) -> Item:
+        recording, chunk = self._locate(index)
+        crops = self._crops
+        if crops.mode == "chunks":
+            start, size = chunk * crops.step, crops.crop or 0
+        elif seed is None:
+            start, size = 0, recording.frames
+        else:
+            start, size = crops.start(recording.frames, index, seed), crops.crop or self._longest
+        audio = read_audio(Path(recording.path), start, size, crops.rate)
+        audio = torch.nn.functional.pad(audio, (0, size - audio.shape[-1]))
+        labels: dict[str, int | Tensor] = {name: self._label(recording, name) for name in self._classes}
+        for name, values in self._aligned.items():
+            labels[name] = cut(values.get(recording.id), recording.frames, start, size)
+        return Item(audio, labels, f"{recording.id}#{chunk}" if crops.mode == "chunks" else recording.id)
+
+    def _note(self, index: int, error: DataError) -> None:
+        path = self._locate(index)[0].path
+        if path in self._corrupt:
+            return
+        self._corrupt.add(path)
+        if len(self._corrupt) > allowed(self._max_corrupt, len(self._recordings)):
+            raise DataError(
+                f"{len(self._corrupt)} of {len(self._recordings)} recordings turned out to be corrupt, lastly: "
+                f"{error.message}",
+                corrupt_hint(self._max_corrupt),
+            ) from error
+        _log.warning("%s; other items take its place", error.message)

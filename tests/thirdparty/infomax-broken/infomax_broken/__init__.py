@@ -1,0 +1,1 @@
+"""Plugins that are broken, each in its own way. The package itself can be imported."""

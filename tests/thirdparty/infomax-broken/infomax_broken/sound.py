@@ -1,0 +1,13 @@
+"""A module that can be imported, with classes that are not what their entry points promise."""
+
+
+def make_encoder() -> None: ...
+
+
+class Plain: ...
+
+
+class Impostor: ...
+
+
+class Tones: ...
