@@ -13,11 +13,11 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from infomax_cli import registry
 from infomax_cli.errors import InfomaxError
-from infomax_cli.isolation import Answer, Call, run_all
+from infomax_cli.isolation import Call, run_all
 from infomax_cli.registry import Kind, Plugin
 from infomax_cli.wording import describe_error
 
@@ -28,24 +28,32 @@ METHODS: dict[Kind, tuple[str, ...]] = {
 }
 
 
-def check_plugins(plugins: Sequence[Plugin], *, limit: float) -> Iterator[tuple[Plugin, str | None, float]]:
-    """Import each plugin in an interpreter of its own; yield it, what is wrong with it or None, and the seconds."""
-    calls = {plugin: Call("infomax_cli.checks:check_plugin", (plugin.kind, plugin.qualified)) for plugin in plugins}
-    for plugin, answer in run_all(calls, limit=limit):
-        yield plugin, _verdict(answer), answer.seconds
+def check_plugins(plugins: Sequence[Plugin], *, limit: float) -> Iterator[tuple[Plugin, str | None]]:
+    """Import plugins in interpreters of their own; yield each with what is wrong with it, or None.
+
+    Every stranger is alone. The built-ins share one interpreter: importing torch is what takes the time.
+    """
+    ours = tuple(plugin for plugin in plugins if plugin.builtin)
+    groups = [*([ours] if ours else []), *((plugin,) for plugin in plugins if not plugin.builtin)]
+    words = {group: [word for plugin in group for word in (plugin.kind, plugin.qualified)] for group in groups}
+    calls = {group: Call("infomax_cli.checks:check_group", tuple(words[group])) for group in groups}
+    for group, answer in run_all(calls, limit=limit):
+        failed = [f"when it is imported: {answer.failure}"] * len(group)
+        yield from zip(group, failed if answer.failure else answer.value, strict=True)
 
 
-def _verdict(answer: Answer) -> str | None:
-    return f"when it is imported: {answer.failure}" if answer.failure else answer.value["problem"]
+def check_group(*words: str) -> list[str | None]:
+    """In the child: `check_plugin` for each pair of a kind and a name."""
+    return [check_plugin(cast(Kind, kind), name) for kind, name in zip(words[::2], words[1::2], strict=True)]
 
 
-def check_plugin(kind: Kind, name: str) -> dict[str, Any]:
-    """In the child: import the plugin and hold its class against the protocol of its kind."""
+def check_plugin(kind: Kind, name: str) -> str | None:
+    """Import the plugin and hold its class against the protocol of its kind; say what is wrong, or None."""
     try:
         loaded = registry.load(kind, name)
     except InfomaxError as error:
-        return {"problem": error.message.partition(" cannot be used: ")[2] or error.message}
-    return {"problem": _breach(kind, loaded)}
+        return error.message.partition(" cannot be used: ")[2] or error.message
+    return _breach(kind, loaded)
 
 
 def _breach(kind: Kind, loaded: type[Any]) -> str | None:
@@ -82,7 +90,7 @@ def library_facts(module: str, distribution: str) -> dict[str, Any]:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a library whose parts do not fit raises OSError, RuntimeError, anything
-        absent = isinstance(error, ModuleNotFoundError) and error.name == module
+        absent = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
         facts["problem"] = "not installed" if absent else describe_error(error)
     return facts
 

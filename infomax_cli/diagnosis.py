@@ -44,7 +44,7 @@ LIBRARIES = (
     Library("pydantic", "pydantic", "recipes cannot be checked"),
     Library("safetensors", "safetensors", "encoders cannot be exported"),
     Library("soundfile", "soundfile", "audio files cannot be read"),
-    Library("scipy", "scipy", "audio of another sampling rate cannot be resampled", essential=False),
+    Library("scipy", "scipy", "audio cannot be resampled, and `syllables` not synthesized"),
     Library("sklearn", "scikit-learn", "the kNN probe", essential=False),
     Library(
         "torchaudio",
@@ -54,7 +54,9 @@ LIBRARIES = (
         remedy="take torch and torchaudio from the same index: pip install --force-reinstall torch torchaudio",
     ),
     Library(
-        "tensorboard", "tensorboard", "the TensorBoard logs; metrics.jsonl is written all the same", essential=False
+        "tensorboard.summary.writer.event_file_writer",  # what torch writes with
+        "tensorboard",
+        "no run can be logged, so that nothing can be trained",
     ),
     Library("matplotlib", "matplotlib", "plots", essential=False),
 )
@@ -182,7 +184,7 @@ def _examine_plugins(found: Diagnosis, limit: float, progress: Callable[[str], N
 
 def _check(plugins: Sequence[Plugin], limit: float, progress: Callable[[str], None]) -> Mapping[Plugin, str | None]:
     verdicts: dict[Plugin, str | None] = {}
-    for plugin, problem, _ in check_plugins(plugins, limit=limit):
+    for plugin, problem in check_plugins(plugins, limit=limit):
         verdicts[plugin] = problem
         progress(f"importing plugins: {len(verdicts)} of {len(plugins)}")
     return verdicts

@@ -316,7 +316,7 @@ def _judge(plugins: list[Plugin]) -> Iterator[Plugin]:
         if plugin.status != "plugin" or len(rivals) == 1:
             yield plugin
         else:
-            yield replace(plugin, status="shadowed" if rivals[0].builtin else "ambiguous")
+            yield replace(plugin, status="shadowed" if any(rival.builtin for rival in rivals) else "ambiguous")
 
 
 def _read_folders(distribution: _Distribution, folders: list[tuple[str, Path]], broken: list[BrokenEntry]) -> None:

@@ -70,10 +70,10 @@ assert not imported & {"torch", "numpy", "infomax_plugins", "infomax_echo"}, imp
 
 
 def test_a_built_in_name_cannot_be_taken(declare: Declare) -> None:
-    declare("stranger-1.0", "[infomax.losses]\ninfonce = novel:Novel\n", novel="class Novel: ...")
+    declare("aardvark-1.0", "[infomax.losses]\ninfonce = novel:Novel\n", novel="class Novel: ...")
     assert registry.find("losses", "infonce").builtin
-    assert plugin("losses", "stranger:infonce").status == "shadowed"
-    assert registry.load("losses", "stranger:infonce").__name__ == "Novel"
+    assert plugin("losses", "aardvark:infonce").status == "shadowed"
+    assert registry.load("losses", "aardvark:infonce").__name__ == "Novel"
 
 
 def test_two_strangers_of_one_name_must_be_told_apart(declare: Declare) -> None:

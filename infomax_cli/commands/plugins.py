@@ -62,11 +62,8 @@ def _check(plugins: Sequence[Plugin], limit: float) -> Verdicts:
     from infomax_cli.console import messages
 
     usable = [plugin for plugin in plugins if plugin.status != "off"]
-    verdicts: dict[Plugin, str | None] = {}
     with messages().status(f"importing {len(usable)} plugins"):
-        for plugin, problem, _ in check_plugins(usable, limit=limit):
-            verdicts[plugin] = problem
-    return verdicts
+        return dict(check_plugins(usable, limit=limit))
 
 
 def _table(plugins: Sequence[Plugin], verdicts: Verdicts, broken: Sequence[BrokenEntry]) -> Table:

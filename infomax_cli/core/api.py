@@ -254,7 +254,12 @@ class Split(Protocol):
 
 @runtime_checkable
 class Dataset(Protocol):
-    """Constructed with the recipe's keywords; reads nothing before it is asked to."""
+    """Constructed with the recipe's keywords; reads nothing before it is asked to.
+
+    Its splits are named in ``describe(root).sizes``: `train`, and where there are such `validation` and `test`. A label
+    that is not to be probed from `train` to `test` (speakers, where those of the test split are others) is named in an
+    optional attribute ``probe_splits``, as ``{label: (split to fit on, split to score on)}``.
+    """
 
     def download(self, root: Path) -> None:
         """Put the data under `root`, or raise `DataError` saying how to get it."""

@@ -135,6 +135,7 @@ class Block(nn.Module):
         for entry, loss in self.losses.items():
             monitor = is_monitor(loss)
             output: LossOutput = loss(stop_gradient(views) if monitor else views, batch)
+            self._check_reach(entry, output)
             totals[monitor] += [self.weights[entry] * term for term in output.terms.values()]
             terms |= _under(entry, output.terms)
             watched |= _under(entry, output.watched, flat=False)
@@ -163,6 +164,15 @@ class Block(nn.Module):
     def is_trained(self) -> bool:
         """Whether anything but a monitor looks at this block."""
         return any(not is_monitor(loss) for loss in self.losses.values())
+
+    def _check_reach(self, entry: str, output: LossOutput) -> None:
+        """A term that depends on nothing the block trains would end in a stranger's words in the backward pass."""
+        for name, term in output.terms.items():
+            if torch.is_grad_enabled() and not term.requires_grad:
+                raise InfomaxError(
+                    f"the term {name} of loss {entry} depends on nothing that block {self.index} trains",
+                    "a block's input comes without gradient; judge its output, or keep the loss off it with `blocks:`",
+                )
 
     def _run(self, x: Tensor) -> _Run:
         stages = zip(self.spec.stages, self.stages, strict=True)

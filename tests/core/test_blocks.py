@@ -8,7 +8,7 @@ import torch
 import toys
 from torch import Tensor, nn
 
-from infomax_cli.core.api import Batch, BlockSpec, DataSpec, PluginError
+from infomax_cli.core.api import Batch, BlockSpec, DataSpec, LossOutput, PluginError
 from infomax_cli.core.blocks import Block, check_ownership, cut_for_splits, describe_blocks, encode, partition
 from infomax_cli.errors import InfomaxError
 from infomax_cli.recipe import SamplingOptions
@@ -158,6 +158,17 @@ def test_a_monitor_sends_nothing_back_and_stays_out_of_the_total() -> None:
     assert all(p.grad is None for p in block.trained_parameters())
     assert all(p.grad is not None for p in block.monitor_parameters())
     assert "watch/accuracy" in output.watched
+
+
+def test_a_loss_that_judges_only_the_input_of_its_block_is_refused() -> None:
+    class OfTheInput(nn.Module):
+        def forward(self, views: Any, batch: Batch) -> LossOutput:
+            return LossOutput({"norm": views[0].maps[0].square().mean()})
+
+    encoder = toys.SpeechEncoder()
+    (block,) = make_blocks(encoder, "none", toys.SPEECH, lambda s: {"predict": OfTheInput()})
+    with pytest.raises(InfomaxError, match="norm of loss predict depends on nothing that block 0 trains"):
+        block((SPEECH_X,), toys.batch_of(SPEECH_X))
 
 
 def test_a_gaussian_is_sampled_in_training_and_its_mean_taken_in_evaluation() -> None:
