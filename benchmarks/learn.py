@@ -56,7 +56,7 @@ EXPERIMENTS = {
             "gim": ("gim", *BUDGET, *QUICK, "data.speakers=['104']"),
             "cpc": ("cpc", *BUDGET, *GENTLE, "data.speakers=['104']"),
         },
-        curve=(0, 250, 500, 750, 1000),
+        curve=(250, 500, 750),
     ),
     # speakers of the test split are not in the training split
     "speech-synth": Experiment(
@@ -65,7 +65,6 @@ EXPERIMENTS = {
             "gim": ("gim", *BUDGET, *QUICK, "data.split_by=speaker"),
             "cpc": ("cpc", *BUDGET, *GENTLE, "data.split_by=speaker"),
         },
-        curve=(0, 250, 500, 750, 1000),
     ),
 }
 
@@ -96,7 +95,9 @@ def measure(name: str, folder: Path, seeds: Sequence[int], root: str | None) -> 
             run = trained(recipe, overrides, folder / method / f"seed{seed}", seed, root, minutes)
             for label in experiment.labels:
                 print(f"probing {method} seed {seed} for {label}", file=sys.stderr)
-                probes.append({"method": method, "seed": seed, **probe(run, label, seed)})
+                # an untrained encoder is that of no method: once a seed is enough
+                beside = method == next(iter(experiment.methods))
+                probes.append({"method": method, "seed": seed, **probe(run, label, seed, baselines=beside)})
                 for step in experiment.curve if seed == 0 else ():
                     at = probe(run, label, seed, step=step)
                     curves.append({"method": method, "label": label, "step": step, "trained": at["trained"]})
@@ -109,3 +110,72 @@ def measure(name: str, folder: Path, seeds: Sequence[int], root: str | None) -> 
         "probes": probes,
         "curves": curves,
     }
+
+
+def trained(
+    recipe: str, overrides: Sequence[str], folder: Path, seed: int, root: str | None, minutes: dict[str, float]
+) -> Path:
+    """The run of one method and seed: the one that lies in `folder`, finished, or a new one."""
+    found = [run for run in sorted(folder.glob("*/")) if (run / "encoder.safetensors").exists() and finished(run)]
+    if found:
+        return found[-1]
+    where = [] if root is None else ["--root", root]
+    began = time.monotonic()
+    made = infomax("train", recipe, *overrides, f"train.seed={seed}", "--runs", str(folder), *where)
+    minutes[f"{folder.parent.name} seed {seed}"] = round((time.monotonic() - began) / 60, 1)
+    return Path(made["run"])
+
+
+def finished(run: Path) -> bool:
+    """Whether the log ends at the last step that the recipe asks for."""
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    recipe = (run / "recipe.yaml").read_text(encoding="utf-8")
+    return bool(lines) and f"steps: {json.loads(lines[-1])['step']}\n" in recipe
+
+
+def probe(run: Path, label: str, seed: int, *, step: int | None = None, baselines: bool = True) -> dict[str, Any]:
+    """Accuracy by depth of the encoder, and of the same encoder untrained; that of the MFCCs."""
+    at = [] if step is None else ["--step", str(step)]
+    beside = ["--baseline", "random,mfcc"] if baselines and step is None else []
+    found = infomax("probe", label, str(run), "--seed", str(seed), *at, *beside)["labels"][label]
+    by_source: dict[str, list[float]] = {}
+    for score in found["scores"]:
+        by_source.setdefault(score["source"], []).append(score["accuracy"])
+    return {"label": label, "chance": found["chance"], "rows": rows_of(found), **by_source}
+
+
+def rows_of(found: Mapping[str, Any]) -> dict[str, int]:
+    first = found["scores"][0]
+    return {"train": first["train_rows"], "test": first["test_rows"]}
+
+
+def infomax(*words: str) -> dict[str, Any]:
+    """What a command prints with ``--json``; its messages go to our stderr."""
+    done = subprocess.run(
+        [sys.executable, "-m", "infomax_cli", *words, "--json"], stdout=subprocess.PIPE, text=True, check=True
+    )
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def table(result: Mapping[str, Any], label: str) -> str:
+    """Accuracy in per cent, mean ± standard deviation over the seeds: a row a depth, a column a method."""
+    probes = [row for row in result["probes"] if row["label"] == label]
+    columns = {method: [row["trained"] for row in probes if row["method"] == method] for method in result["methods"]}
+    columns["untrained"] = [row["random"] for row in probes if "random" in row]
+    depths = max(len(column[0]) for column in columns.values())
+    lines = [f"| {label}, depth | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for depth in range(depths):
+        cells = [spread([accuracies[depth] for accuracies in column]) for column in columns.values()]
+        lines.append(f"| {depth} | " + " | ".join(cells) + " |")
+    mfcc = next(row["mfcc"][0] for row in probes if "mfcc" in row)
+    return "\n".join([*lines, "", f"MFCC {100 * mfcc:.1f} %, commonest class {100 * probes[0]['chance']:.1f} %."])
+
+
+def spread(values: Sequence[float]) -> str:
+    deviation = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.fmean(values):.1f}{deviation}"
+
+
+if __name__ == "__main__":
+    main()

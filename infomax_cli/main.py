@@ -15,6 +15,7 @@ import typer
 from infomax_cli import __version__
 from infomax_cli.commands.doctor import doctor
 from infomax_cli.commands.plugins import plugins
+from infomax_cli.commands.probe import probe
 from infomax_cli.commands.recipes import recipes
 from infomax_cli.commands.train import train
 from infomax_cli.errors import InfomaxError, Interrupted
@@ -44,6 +45,7 @@ def infomax(
 
 # one line a verb, in the order of the help
 app.command("train")(train)
+app.command("probe")(probe)
 app.command("plugins")(plugins)
 app.add_typer(recipes, name="recipes")
 app.command("doctor")(doctor)

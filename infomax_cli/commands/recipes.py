@@ -47,7 +47,7 @@ def list_all(as_json: AsJson = False) -> None:
     for column in ("name", "from", "about"):
         table.add_column(column, overflow="fold", no_wrap=column != "about")
     for recipe in found:
-        table.add_row(recipe.name, recipe.source, Text(" ".join(recipe.header.split())))
+        table.add_row(recipe.name, recipe.source, Text(_first_sentence(recipe.header)))
     results().print(table)
 
 
@@ -89,6 +89,13 @@ def _read(name: str) -> tuple[Path, str]:
         return path, path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"cannot read the recipe {path}: {error}") from error
+
+
+def _first_sentence(header: str) -> str:
+    """What the experiment is; `show` has the rest: published scores, cost."""
+    text = " ".join(header.split())
+    sentence, stop, _ = text.partition(". ")
+    return sentence + stop.rstrip()
 
 
 def _as_argument(path: Path) -> str:

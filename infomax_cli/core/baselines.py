@@ -1,18 +1,15 @@
-"""What a representation must beat: the same encoder untrained, MFCCs, and the raw input itself."""
+"""What a representation must beat, beside the same encoder untrained: MFCCs, and the raw input itself."""
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from infomax_cli.core.api import Axis, DataSpec, Encoder, InfomaxError, LabelSpec, UsageError, derive_seed
-from infomax_cli.core.build import build_encoder
+from infomax_cli.core.api import Axis, DataSpec, InfomaxError, LabelSpec, UsageError
 from infomax_cli.core.features import Layer, Source
-from infomax_cli.recipe import Recipe
 from infomax_cli.wording import describe_error
 
 Baseline = Literal["random", "mfcc", "raw"]
@@ -20,12 +17,6 @@ BASELINES: tuple[Baseline, ...] = ("random", "mfcc", "raw")
 
 WINDOW, HOP = 0.025, 0.010  # seconds
 _COEFFICIENTS = 13
-
-
-def untrained_encoder(recipe: Recipe, seed: int, device: torch.device) -> Encoder:
-    """The recipe's encoder with fresh weights that `seed` draws; never those that the run started from."""
-    train = dataclasses.replace(recipe.train, seed=derive_seed("untrained", seed, recipe.train.seed))
-    return build_encoder(dataclasses.replace(recipe, train=train), device)
 
 
 class Mfcc:

@@ -1,7 +1,7 @@
 """Classifiers that a probe puts on frozen features. Pure functions of tensors; nothing here knows of runs or data.
 
-Each is fitted on rows ``(N, D)`` with classes ``(N,)``. What it must choose (a strength, a number of neighbours, when to
-stop) it chooses on rows of items held out from those same rows, and it tells what it chose.
+Each is fitted on rows ``(N, D)`` with classes ``(N,)``. What it must choose (a strength, a number of neighbours, when
+to stop) it chooses on rows of items held out from those same rows, and it tells what it chose.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from infomax_cli.core.features import Rows
+from infomax_cli.core.features import Rows, distinct
 from infomax_cli.core.logistic import Logistic, Whitening, fit_logistic
 from infomax_cli.core.seeds import derive_seed, torch_generator
 
@@ -24,6 +24,8 @@ Classifier = Literal["linear", "mlp", "knn"]
 STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # L2 on weights of whitened features, the strongest first
 PARTS = 6  # one of so many parts of the items is held out
 FEW = 5000  # rows up to which each of the parts is held out in turn
+_ROUGH = 1e-3  # tolerance while strengths are tried
+_GAIN = 5e-4  # accuracy by which a weaker penalty must be better, of many rows, to be worth its time
 NEIGHBOURS = (1, 5, 20, 50)
 TEMPERATURE = 0.07  # of a neighbour's vote exp(cosine / temperature), as in Wu et al. 2018
 MOST_NEIGHBOURS = 100_000  # rows among which neighbours are looked for
@@ -43,7 +45,7 @@ class Fit:
 def fit(name: Classifier, rows: Rows, *, seed: int, device: torch.device, whole: bool = False) -> Fit:
     """Fit the classifier `name`. With `whole`, every item is of one class, and each class is held out in proportion."""
     problem = _Problem.of(rows, seed, device, whole=whole)
-    fitted = {"linear": fit_linear, "mlp": fit_mlp, "knn": fit_knn}[name](problem)
+    fitted = _FITTERS[name](problem)
     classes = problem.present
 
     def predict(x: Tensor) -> Tensor:
@@ -66,7 +68,7 @@ class _Problem:
 
     @classmethod
     def of(cls, rows: Rows, seed: int, device: torch.device, *, whole: bool) -> _Problem:
-        present, y = rows.labels.unique(return_inverse=True)
+        present, y = distinct(rows.labels)
         part = parts(rows.items, PARTS, seed, classes=y if whole else None)
         turns = range(PARTS) if len(rows) <= FEW else range(1)
         # held out it can only be where something is left to learn from
@@ -81,7 +83,7 @@ class _Problem:
 def parts(items: Tensor, count: int, seed: int, classes: Tensor | None = None) -> Tensor:
     """Deal the items into `count` parts, drawn by `seed`: the part of each row ``(N,)``. Where an item has one class
     (`classes`, of each row), the items of a class are dealt evenly."""
-    unique, where = items.unique(return_inverse=True)
+    unique, where = distinct(items)
     order = torch.randperm(len(unique), generator=torch_generator("held out", seed))
     if classes is not None:
         of_item = torch.empty(len(unique), dtype=torch.long)
@@ -98,8 +100,8 @@ def parts(items: Tensor, count: int, seed: int, classes: Tensor | None = None) -
 def fit_linear(problem: _Problem, strengths: Sequence[float] = STRENGTHS) -> Fit:
     """Logistic regression on whitened features, at the optimum for the best of `strengths` (of the L2 penalty).
 
-    From the strongest on, each starts where the last one ended; once the held-out accuracy has fallen twice in a row
-    the rest are not tried. The one chosen is fitted on all rows.
+    From the strongest on, each starts where the last one ended; once two in a row were no better the rest are not
+    tried. The one chosen is fitted on all rows.
     """
     whiten = Whitening.fit(problem.x)
     x = whiten(problem.x)
@@ -117,17 +119,18 @@ def _choose_strength(
         return strengths[len(strengths) // 2], None, None
     models: dict[int, Logistic] = {}
     best, best_score, worse, near = strengths[0], -1.0, 0, None
+    gain = 0.0 if len(problem.held_out) > 1 else _GAIN
     for strength in strengths:
         right = total = 0
         for turn in problem.held_out:
             out = problem.part == turn
             models[turn] = fit_logistic(
-                x[~out], problem.y[~out], problem.classes, strength, start=models.get(turn), tolerance=1e-4
+                x[~out], problem.y[~out], problem.classes, strength, start=models.get(turn), tolerance=_ROUGH
             )
             right += int((models[turn].predict(x[out]) == problem.y[out]).sum())
             total += int(out.sum())
         score = right / total
-        if score > best_score:
+        if score > best_score + (gain if best_score >= 0 else 0):
             best, best_score, worse, near = strength, score, 0, models[problem.held_out[0]]
         else:
             worse += 1
@@ -216,9 +219,7 @@ def fit_knn(problem: _Problem, neighbours: Sequence[int] = NEIGHBOURS, most: int
     return Fit(predict, {"k": float(chosen)}, accuracy, notes)
 
 
-def _votes(
-    queries: Tensor, known: Tensor, y: Tensor, classes: int, neighbours: Sequence[int]
-) -> dict[int, Tensor]:
+def _votes(queries: Tensor, known: Tensor, y: Tensor, classes: int, neighbours: Sequence[int]) -> dict[int, Tensor]:
     """For each k the weighted votes ``(N, classes)`` of the k nearest."""
     most = min(max(neighbours), len(known))
     votes: dict[int, list[Tensor]] = {k: [] for k in neighbours}
@@ -229,3 +230,6 @@ def _votes(
             vote = queries.new_zeros(len(part), classes)
             votes[k].append(vote.scatter_add_(1, y[near.indices[:, :k]], weights[:, :k]))
     return {k: torch.cat(found) for k, found in votes.items()}
+
+
+_FITTERS: Mapping[Classifier, Callable[[_Problem], Fit]] = {"linear": fit_linear, "mlp": fit_mlp, "knn": fit_knn}

@@ -97,6 +97,15 @@ class Rows:
         return Rows(self.features[mask], self.labels[mask], self.items[mask])
 
 
+def distinct(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct ones of small whole numbers ``(N,)``, in order, and the place of each value among them ``(N,)``.
+
+    As ``torch.unique``, which on the CPU starts threads that wait for one another on a busy machine.
+    """
+    found = values.bincount() > 0
+    return found.nonzero().flatten(), (found.cumsum(0) - 1)[values]
+
+
 @dataclass
 class Extracted:
     """`rows` of each label, one a layer. `skipped` items were too short for the encoder; where memory would not have
@@ -121,8 +130,8 @@ def extract(
     """Rows for every one of `labels`, in one pass over the split.
 
     Items are taken whole, or as crops where `item_seed` gives a seed for an index. An aligned label makes a row of each
-    of its known values; a whole-item label one row an item, or with `pool` "none" one for every frame. `advance` is
-    called after each item. Raises `UsageError` where a label cannot be had from any layer.
+    of its known values, and none in layers without time; a whole-item label makes one row an item, or with `pool`
+    "none" one for every frame. `advance` is called after each item.
     """
     grids = _grids(labels)
     stores = {grid: [_Store(seed, limit // (len(grids) * len(source.layers))) for _ in source.layers] for grid in grids}
@@ -166,9 +175,7 @@ def _batches(
         advance()
         if not any(_is_known(item, name) for name in labels):
             continue
-        if items and (
-            item.input.shape != items[0].input.shape or (len(items) + 1) * item.input.numel() > _TOGETHER
-        ):
+        if items and (item.input.shape != items[0].input.shape or (len(items) + 1) * item.input.numel() > _TOGETHER):
             yield indices, items
             indices, items = [], []
         indices.append(index)
@@ -207,6 +214,8 @@ def _add(
 ) -> None:
     """The rows that one layer makes of a batch of items."""
     spec = next(iter(labels.values()))
+    if spec.aligned and layer.time is None:
+        return
     if not spec.aligned:
         values = pool_items(values, layer, pool)  # (B, N, D)
     for place, (index, item) in enumerate(zip(indices, items, strict=True)):
@@ -227,11 +236,7 @@ def _add(
 def to_labels(values: Tensor, layer: Layer, label: LabelSpec, count: int) -> Tensor:
     """A map ``(1, C, *grid)`` to rows ``(count, C)`` on the grid of an aligned label; other axes than time are
     averaged over."""
-    if layer.time is None:
-        raise UsageError(
-            f"depth {layer.name} has no time axis, and the label is aligned to time",
-            "probe other depths, or a label of the whole item",
-        )
+    assert layer.time is not None
     frames = _over_time(values, layer.time)
     return pool_to_labels(frames, layer.axes[layer.time - 2], label, count)[0].T
 

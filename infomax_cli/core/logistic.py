@@ -13,23 +13,32 @@ _ROWS = 2**15  # rows whose logits are held at once
 
 @dataclass(frozen=True)
 class Whitening:
-    """``(x - mean) @ matrix``: uncorrelated components of variance 1, ``(N, D)`` to ``(N, R)``."""
+    """``(x - mean) @ matrix``: uncorrelated components of variance 1, ``(N, D)`` to ``(N, R)``.
+
+    `variances` ``(R,)`` are what those components had of the features brought to variance 1 each.
+    """
 
     mean: Tensor
     matrix: Tensor
+    variances: Tensor
 
     @classmethod
     def fit(cls, x: Tensor, floor: float = FLOOR) -> Whitening:
-        """Principal components of `x`, each divided by its deviation; those below ``floor * largest`` are left out."""
+        """Principal components of the standardised `x`, each divided by its deviation; those whose variance is below
+        ``floor * largest`` are left out."""
         mean = x.mean(0)
         covariance = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64)
         for part in x.split(_ROWS):  # type: ignore[no-untyped-call]
-            centred = part - mean
-            covariance += (centred.T @ centred).double().cpu()
-        values, vectors = torch.linalg.eigh(covariance / len(x))
-        kept = values > max(floor * float(values.max()), 1e-20)
-        matrix = vectors[:, kept] / values[kept].sqrt()
-        return cls(mean, matrix.to(x))
+            centred = (part - mean).cpu().double()
+            covariance += centred.T @ centred
+        covariance /= len(x)
+        deviation = covariance.diagonal().sqrt()
+        alive = deviation > 1e-6 * deviation.max()
+        deviation = torch.where(alive, deviation, torch.inf)
+        values, vectors = torch.linalg.eigh(covariance / torch.outer(deviation, deviation))
+        kept = values > max(floor * float(values.max()), 1e-12)
+        matrix = vectors[:, kept] / values[kept].sqrt() / deviation.unsqueeze(1)
+        return cls(mean, matrix.to(x), values[kept].to(x))
 
     def __call__(self, x: Tensor) -> Tensor:
         return (x - self.mean) @ self.matrix
@@ -37,22 +46,17 @@ class Whitening:
 
 @dataclass(frozen=True)
 class Logistic:
-    """Weights ``(K, D)`` and biases ``(K,)`` that minimise ``mean cross-entropy + l2 / 2 * |weight|²``; `loss` is that
-    minimum, `steps` the evaluations that it took."""
+    """Weights ``(K, D)`` and biases ``(K,)`` at the optimum; `loss` is its value, `steps` the evaluations it took."""
 
     weight: Tensor
     bias: Tensor
-    l2: float
     loss: float
     steps: int
     converged: bool
 
-    def logits(self, x: Tensor) -> Tensor:
-        return torch.addmm(self.bias, x, self.weight.T)
-
     def predict(self, x: Tensor) -> Tensor:
         """The likeliest class of each row, ``(N,)``."""
-        parts = [self.logits(part).argmax(1) for part in x.split(_ROWS)]  # type: ignore[no-untyped-call]
+        parts = [torch.addmm(self.bias, part, self.weight.T).argmax(1) for part in x.split(_ROWS)]  # type: ignore[no-untyped-call]
         return torch.cat(parts)
 
 
@@ -60,19 +64,25 @@ def fit_logistic(
     x: Tensor,
     y: Tensor,
     classes: int,
-    l2: float,
+    l2: float | Tensor,
     *,
     start: Logistic | None = None,
-    tolerance: float = 1e-5,
+    tolerance: float = 1e-4,
     max_steps: int = 1000,
 ) -> Logistic:
-    """The optimum for rows `x` ``(N, D)`` and classes `y` ``(N,)``, from `start` or from zero.
+    """Minimise ``mean cross-entropy + 1/2 * sum(l2 * weight²)`` for rows `x` ``(N, D)`` and classes `y` ``(N,)``.
 
-    Biases are not penalised. scikit-learn's ``C`` is ``1 / (l2 * N)``. It has converged when no component of the
-    gradient exceeds `tolerance`.
+    `l2` is one strength, or one for each feature ``(D,)``; biases are not penalised. scikit-learn's ``C`` is
+    ``1 / (l2 * N)``. It has converged when no component of the gradient exceeds `tolerance`.
     """
-    theta = x.new_zeros(classes, x.shape[1] + 1) if start is None else torch.column_stack([start.weight, start.bias])
-    theta.requires_grad_(True)
+    l2 = torch.as_tensor(l2, dtype=x.dtype, device=x.device).expand(x.shape[1])
+    # of whitened features the loss curves by about as much in each direction, the penalty by l2: even them out
+    scale = torch.cat([(1 + l2).rsqrt(), l2.new_ones(1)])
+    penalty = torch.cat([l2, l2.new_zeros(1)])
+    if start is None:  # the optimum of the strongest penalty
+        bias = (y.bincount(minlength=classes).clamp_min(1) / len(y)).log().to(x)
+        start = Logistic(x.new_zeros(classes, x.shape[1]), bias, 0.0, 0, converged=False)
+    theta = (torch.column_stack([start.weight, start.bias]) / scale).requires_grad_(True)
     optimizer = torch.optim.LBFGS(
         [theta],
         max_iter=max_steps,
@@ -85,19 +95,19 @@ def fit_logistic(
 
     @torch.no_grad()
     def closure() -> Tensor:
-        loss, theta.grad = _loss_and_gradient(x, y, theta, l2)
+        loss, gradient = _loss_and_gradient(x, y, theta * scale, penalty)
+        theta.grad = gradient * scale
         return loss
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
-    with torch.no_grad():
-        loss, gradient = _loss_and_gradient(x, y, theta, l2)
-    weights = theta.detach()
+    loss = float(closure())
+    converged = theta.grad is not None and bool(theta.grad.abs().max() <= tolerance)
+    weights = (theta * scale).detach()
     steps = int(optimizer.state[theta]["func_evals"])
-    converged = bool(gradient.abs().max() <= 10 * tolerance)
-    return Logistic(weights[:, :-1], weights[:, -1], l2, float(loss), steps, converged)
+    return Logistic(weights[:, :-1], weights[:, -1], loss, steps, converged)
 
 
-def _loss_and_gradient(x: Tensor, y: Tensor, theta: Tensor, l2: float) -> tuple[Tensor, Tensor]:
+def _loss_and_gradient(x: Tensor, y: Tensor, theta: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
     """The penalised mean cross-entropy and its gradient ``(K, D + 1)``, a part of the rows at a time."""
     weight, bias = theta[:, :-1], theta[:, -1]
     total = theta.new_zeros(())
@@ -109,6 +119,5 @@ def _loss_and_gradient(x: Tensor, y: Tensor, theta: Tensor, l2: float) -> tuple[
         residual[torch.arange(len(classes), device=x.device), classes] -= 1
         gradient[:, :-1].addmm_(residual.T, rows)
         gradient[:, -1] += residual.sum(0)
-    gradient /= len(x)
-    gradient[:, :-1] += l2 * weight
-    return total / len(x) + 0.5 * l2 * weight.square().sum(), gradient
+    gradient = gradient / len(x) + penalty * theta
+    return total / len(x) + 0.5 * (penalty * theta.square()).sum(), gradient

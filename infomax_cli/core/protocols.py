@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infomax_cli.core.classifiers import PARTS, Fit, parts
-from infomax_cli.core.features import Pool, Rows
+from infomax_cli.core.features import Pool, Rows, distinct
 from infomax_cli.core.seeds import derive_seed, torch_generator
 from infomax_cli.errors import UsageError
 from infomax_cli.wording import suggest
@@ -121,7 +121,7 @@ class AdamProbe:
 
     def __init__(self, training: AdamTraining, rows: Rows, *, seed: int, device: torch.device) -> None:
         self.training, self.seed, self.device = training, seed, device
-        self.present = rows.labels.unique()
+        self.present, _ = distinct(rows.labels)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed("probe", seed))
             self.linear = nn.Linear(rows.features.shape[1], len(self.present))
@@ -160,14 +160,14 @@ class AdamProbe:
 
     def _batches(self, items: Tensor) -> list[Tensor]:
         """Row indices of `batch` items at a time."""
-        unique, where = items.unique(return_inverse=True)
+        unique, where = distinct(items)
         order = torch.arange(len(unique))
         if self.training.order == "shuffled":
             order = torch.randperm(len(unique), generator=torch_generator("probe order", self.seed, self.epochs))
         place = torch.empty_like(order)
         place[order] = torch.arange(len(unique))
         batch = place[where] // self.training.batch
-        return list(batch.argsort(stable=True).split(batch.bincount().tolist()))
+        return list(torch.split(batch.argsort(stable=True), batch.bincount().tolist()))
 
     def _predict(self, x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -199,7 +199,7 @@ def fit_sklearn(rows: Rows) -> Fit:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    present = rows.labels.unique()
+    present, _ = distinct(rows.labels)
     if len(present) == 1:
         return Fit(lambda x: present.expand(len(x)), {"C": 1.0})
     model = LogisticRegression()

@@ -49,6 +49,9 @@ METHODS: dict[str, tuple[Callable[[], Any], Any, DataSpec, MakeLosses, tuple[Ten
     "greedy amdim": (
         toys.ImageEncoder, "each", toys.IMAGES, lambda s: {"local_global": toys.LocalGlobal(s)}, (IMAGES_X, IMAGES_Y),
     ),
+    "amdim cut once": (
+        toys.ImageEncoder, [1], toys.IMAGES, lambda s: {"local_global": toys.LocalGlobal(s)}, (IMAGES_X, IMAGES_Y),
+    ),
     "greedy supervised": (
         toys.ImageEncoder, [0], toys.IMAGES, lambda s: {"classify": toys.Classify(s)}, (IMAGES_X,),
     ),

@@ -1,0 +1,157 @@
+"""`infomax probe`: what can be read from a run's frozen encoder, depth by depth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from infomax_cli.errors import UsageError
+from infomax_cli.wording import suggest
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from infomax_cli.core.probe import Watcher
+    from infomax_cli.core.probe_result import ProbeResult, Score
+
+_BASELINES = ("random", "mfcc", "raw")
+
+
+def probe(
+    label: Annotated[str, typer.Argument(help="A label of the data, or several with commas: vowel,speaker.")],
+    run: Annotated[str | None, typer.Argument(help="A run: path, name, or nothing for the newest.")] = None,
+    depth: Annotated[str | None, typer.Option(help="all, last, or a number; else as the protocol has it.")] = None,
+    labels_per_class: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Learn from N labelled items (frames) of a class.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Draw them so many times; mean and deviation are told.")] = 1,
+    baseline: Annotated[str | None, typer.Option(help="Any of random,mfcc,raw.")] = None,
+    classifier: Annotated[str, typer.Option(help="linear, mlp or knn.")] = "linear",
+    pool: Annotated[str | None, typer.Option(help="Items to one row: mean, last, or none.")] = None,
+    protocol: Annotated[str, typer.Option(help="optimum, or as published: gim, vgim, cpc-audio, barello.")] = "optimum",
+    seed: Annotated[int, typer.Option(help="Draws held-out items, subsets and untrained weights.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    root: Annotated[Path | None, typer.Option(help="Where the data lies, if not where the run found it.")] = None,
+    runs: Annotated[Path | None, typer.Option(help="Where runs lie; else $INFOMAX_RUNS, else ./runs.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+) -> None:
+    """Read labels from a run's frozen encoder, at every depth.
+
+    infomax probe phone --baseline random,mfcc        infomax probe vowel,speaker RUN --depth 4
+    """
+    from infomax_cli.core.device import choose_device
+    from infomax_cli.core.probe import ProbeOptions, parse_labels
+    from infomax_cli.core.probe import probe as run_probe
+    from infomax_cli.core.subject import load_subject
+    from infomax_cli.paths import runs_root
+    from infomax_cli.runs import find_run
+
+    options = ProbeOptions(
+        depth=_depth(depth),
+        classifier=_one_of("--classifier", classifier, ("linear", "mlp", "knn")),
+        pool=None if pool is None else _one_of("--pool", pool, ("mean", "last", "none")),
+        protocol=protocol,
+        labels_per_class=labels_per_class,
+        repeats=repeats,
+        baselines=tuple(_one_of("--baseline", part, _BASELINES) for part in (baseline or "").split(",") if part),
+        seed=seed,
+    )
+    found = find_run(run, runs or runs_root())
+    subject = load_subject(found, choose_device(device), root)
+    with _watching() as watcher:
+        results = run_probe(subject, parse_labels(label, list(subject.data.labels)), options, watcher)
+    _report(found, results, as_json=as_json)
+
+
+def _depth(text: str | None) -> Any:
+    if text in (None, "all", "last"):
+        return text
+    try:
+        return int(text or "")
+    except ValueError:
+        raise UsageError(f"--depth {text}: not a depth", "use all, last or a number from 0 on") from None
+
+
+def _one_of(option: str, word: str, known: tuple[str, ...]) -> Any:
+    word = word.strip()
+    if word not in known:
+        raise UsageError(f"{option} {word}: not known", suggest(word, known))
+    return word
+
+
+@contextmanager
+def _watching() -> Iterator[Watcher]:
+    """Progress on stderr: what is being done, and how far."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from infomax_cli.console import messages
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    console = messages()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("probing", total=None)
+
+        class OnScreen:
+            def stage(self, what: str, total: int) -> None:
+                progress.reset(task, description=what, total=total)
+
+            def advance(self) -> None:
+                progress.advance(task)
+
+        yield OnScreen()
+
+
+def _report(run: Any, results: dict[str, ProbeResult], *, as_json: bool) -> None:
+    from infomax_cli.console import messages, print_json
+    from infomax_cli.console import results as stdout
+    from infomax_cli.core.probe_result import write_result
+
+    files = {label: write_result(run, result) for label, result in results.items()}
+    for label, result in results.items():
+        for note in result.notes:
+            messages().print(f"note: {label}: {note}", soft_wrap=True)
+        if not as_json:
+            stdout().print(_table(result))
+        messages().print(f"wrote {files[label][0]} and {files[label][1].name}", soft_wrap=True)
+    if as_json:
+        print_json({"run": str(run.path), "labels": {label: result.to_dict() for label, result in results.items()}})
+
+
+def _table(result: ProbeResult) -> Table:
+    """A row for each depth, the untrained encoder's accuracy beside it, and the other baselines below."""
+    from rich.table import Table
+
+    from infomax_cli.core.plots import describe
+
+    title = f"{result.label}: {describe(result)}; learnt on {result.train_split}, tested on {result.test_split}"
+    caption = f"accuracy in %; chance (the commonest class) {100 * result.chance:.1f}"
+    table = Table(title=title, caption=caption, box=None, title_justify="left", caption_justify="left")
+    untrained = {score.depth: score for score in result.of("random")}
+    columns = ["depth", "hop", "dims", "test", *(["untrained"] if untrained else [])]
+    for column in [*columns, "balanced", "train", "chosen", "rows"]:
+        table.add_column(column, justify="left" if column in ("depth", "chosen") else "right")
+    for score in (score for score in result.scores if score.source != "random"):
+        beside = [_percent(untrained.get(score.depth))] if untrained else []
+        table.add_row(
+            score.layer,
+            f"{score.hop_ms:g} ms" if score.hop_ms is not None else "" if score.hop is None else str(score.hop),
+            str(score.dims),
+            _percent(score),
+            *(beside if score.depth is not None else [""] if untrained else []),
+            f"{100 * score.balanced_accuracy:.1f}",
+            f"{100 * score.train_accuracy:.1f}",
+            ", ".join(f"{name} {value:g}" for name, value in score.choice.items()),
+            f"{score.train_rows:,} / {score.test_rows:,}",
+        )
+    return table
+
+
+def _percent(score: Score | None) -> str:
+    if score is None:
+        return ""
+    spread = "" if score.deviation is None else f" ± {100 * score.deviation:.1f}"
+    return f"{100 * score.accuracy:.1f}{spread}"

@@ -1,0 +1,326 @@
+"""Probes: what a simple classifier can read from a frozen encoder, depth by depth, beside honest baselines.
+
+No label touches the encoder: its features are computed first, without gradient, then classifiers learn from those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+from infomax_cli.core.api import DataError, LabelSpec, UsageError, derive_seed
+from infomax_cli.core.baselines import Baseline, Mfcc, raw_source
+from infomax_cli.core.classifiers import Classifier, Fit, fit
+from infomax_cli.core.features import FrozenEncoder, Pool, Rows, Source, distinct
+from infomax_cli.core.probe_result import ProbeResult, Score, summarise
+from infomax_cli.core.probe_rows import Problem, SourceRows, Splits, few
+from infomax_cli.core.protocols import AdamTraining, find_protocol, fit_adam, fit_sklearn
+from infomax_cli.core.subject import Subject, untrained
+from infomax_cli.wording import suggest
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeOptions:
+    """How to probe. `depth` and `pool` None leave them to the protocol. With `labels_per_class` only so many training
+    items of each class (frames, for aligned labels) are learnt from, drawn anew in each of `repeats`."""
+
+    depth: int | Literal["all", "last"] | None = None
+    classifier: Classifier = "linear"
+    pool: Pool | None = None
+    protocol: str = "optimum"
+    labels_per_class: int | None = None
+    repeats: int = 1
+    baselines: tuple[Baseline, ...] = ()
+    seed: int = 0
+
+
+class Watcher(Protocol):
+    """Who is told how far a probe has come: `stage` begins something of `total` parts."""
+
+    def stage(self, what: str, total: int) -> None: ...
+
+    def advance(self) -> None: ...
+
+
+class _Nobody:
+    def stage(self, what: str, total: int) -> None: ...
+
+    def advance(self) -> None: ...
+
+
+def probe(
+    subject: Subject, labels: Sequence[str], options: ProbeOptions | None = None, watcher: Watcher | None = None
+) -> dict[str, ProbeResult]:
+    """Probe every depth for every one of `labels`, by label; each split is encoded once for all of them.
+
+    The subject's encoder is left in evaluation mode, its parameters without wanting a gradient. Raises `UsageError` on
+    a label, depth or protocol that does not exist, and `DataError` where nothing is labelled.
+    """
+    return _Probing(subject, tuple(dict.fromkeys(labels)), options or ProbeOptions(), watcher or _Nobody()).run()
+
+
+def parse_labels(text: str, known: Sequence[str]) -> tuple[str, ...]:
+    """``vowel,speaker`` as two labels; the name of a label that exists may itself hold a comma."""
+    return (text,) if text in known else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+class _Probing:
+    """One call of `probe`."""
+
+    def __init__(self, subject: Subject, labels: Sequence[str], options: ProbeOptions, watcher: Watcher) -> None:
+        self.subject, self.labels, self.options, self.watcher = subject, labels, options, watcher
+        self.protocol = find_protocol(options.protocol)
+        self.pool = options.pool or self.protocol.pool
+        self.notes: dict[str, list[str]] = {label: [] for label in labels}
+        _check_labels(subject, labels)
+        _check_options(options)
+        self.depths = self._depths()
+
+    def run(self) -> dict[str, ProbeResult]:
+        self.splits = Splits(self.subject, self.protocol, self.labels, self._note)
+        scores: dict[str, list[Score]] = {label: [] for label in self.labels if self.splits.has(label)}
+        chances: dict[str, float] = {}
+        for name, source, labels in self._sources(list(scores)):
+            rows = self._rows(name, source, labels)
+            for label in labels:
+                problems = self._problems(name, label, rows)
+                if name == "trained" and problems:
+                    chances[label] = _chance(problems[0])
+                    self._note_unseen(label, problems[0])
+                scores[label] += self._scores(name, label, problems, rows)
+        found = {label: self._result(label, scores[label], chances[label]) for label in scores if label in chances}
+        if not found:
+            reasons = dict.fromkeys(note for notes in self.notes.values() for note in notes)
+            raise DataError(f"there is nothing to probe: {'; '.join(reasons)}", "both splits need labelled items")
+        return found
+
+    def _depths(self) -> list[int]:
+        stages = len(self.subject.encoder.stages)
+        depth = self.protocol.depth if self.options.depth is None else self.options.depth
+        if depth == "all":
+            return list(range(stages))
+        if depth == "last":
+            return [stages - 1]
+        if not 0 <= depth < stages:
+            raise UsageError(f"--depth {depth}: the encoder has depths 0 to {stages - 1}", "or --depth all")
+        return [depth]
+
+    def _spec(self, label: str) -> LabelSpec:
+        return self.subject.data.labels[label]
+
+    # --- features -----------------------------------------------------------------------------------------------------
+
+    def _sources(self, labels: Sequence[str]) -> Iterator[tuple[str, Source, list[str]]]:
+        """Name, source, and the labels to read from it, one after the other: only one's features are held at a time."""
+        if not labels:
+            return
+        subject, sampling = self.subject, self.subject.recipe.sampling
+        # a baseline that cannot be had says so before anything is computed
+        mfcc = Mfcc(subject.data) if "mfcc" in self.options.baselines else None
+        raw = self._raw_sources(labels) if "raw" in self.options.baselines else []
+        yield "trained", FrozenEncoder(subject.encoder, sampling, subject.device, self.depths), list(labels)
+        if "random" in self.options.baselines:
+            fresh = untrained(subject, self.options.seed)
+            yield "random", FrozenEncoder(fresh, sampling, subject.device, self.depths), list(labels)
+        if mfcc is not None:
+            yield "mfcc", mfcc, list(labels)
+        for source, readable in raw:
+            yield "raw", source, readable
+
+    def _raw_sources(self, labels: Sequence[str]) -> list[tuple[Source, list[str]]]:
+        """Labels on one grid are read from one source."""
+        sources: dict[tuple[int | None, float], tuple[Source, list[str]]] = {}
+        for label in labels:
+            spec = self._spec(label)
+            key = (spec.hop, spec.offset if spec.aligned else 0.0)
+            if key not in sources:
+                sources[key] = (raw_source(self.subject.data, spec), [])
+            sources[key][1].append(label)
+        return list(sources.values())
+
+    def _rows(self, name: str, source: Source, labels: Sequence[str]) -> SourceRows:
+        return SourceRows(
+            source,
+            self.splits,
+            labels,
+            pool=self.pool,
+            seed=self.options.seed,
+            stage=lambda what, total: self.watcher.stage(f"{name}: {what}", total),
+            advance=self.watcher.advance,
+        )
+
+    def _problems(self, name: str, label: str, rows: SourceRows) -> list[Problem]:
+        """One for each layer that the label can be read from."""
+        problems = []
+        for problem in rows.problems(label):
+            if self._spec(label).aligned and problem.layer.time is None:
+                self._note(label, f"depth {problem.layer.name} has no time axis to align the label to, and is left out")
+            elif not len(problem.train) or not len(problem.test):
+                empty = " and ".join(
+                    split
+                    for split, part in zip(self.splits.pair(label), (problem.train, problem.test), strict=True)
+                    if not len(part)
+                )
+                self._note(label, f"{name}: nothing in {empty} has the label {label}")
+            else:
+                problems.append(problem)
+        return problems
+
+    # --- fitting and scoring ------------------------------------------------------------------------------------------
+
+    def _scores(self, name: str, label: str, problems: Sequence[Problem], rows: SourceRows) -> list[Score]:
+        training = self.protocol.aligned if self._spec(label).aligned else self.protocol.whole
+        if training is not None and problems:
+            fits = self._train(training, name, label, problems, rows)
+            return [
+                self._score(name, label, problem, [one], [problem.train])
+                for problem, one in zip(problems, fits, strict=True)
+            ]
+        self.watcher.stage(f"{name}: fitting {label}", len(problems) * self.options.repeats)
+        scores = []
+        for problem in problems:
+            learnt = [self._few(label, problem.train, repeat) for repeat in range(self.options.repeats)]
+            fits = [self._fit(label, part, repeat) for repeat, part in enumerate(learnt)]
+            scores.append(self._score(name, label, problem, fits, learnt))
+        return scores
+
+    def _fit(self, label: str, rows: Rows, repeat: int) -> Fit:
+        if self.protocol.within_test is not None:
+            fitted = fit_sklearn(rows)
+        else:
+            seed = derive_seed("probe", self.options.seed, label, repeat)
+            whole = not self._spec(label).aligned
+            fitted = fit(self.options.classifier, rows, seed=seed, device=self.subject.device, whole=whole)
+        self.watcher.advance()
+        return fitted
+
+    def _train(
+        self, training: AdamTraining, name: str, label: str, problems: Sequence[Problem], rows: SourceRows
+    ) -> list[Fit]:
+        """All layers side by side, so that the crops of an epoch are encoded once."""
+        places = [rows.source.layers.index(problem.layer) for problem in problems]
+
+        def rows_of_epoch(epoch: int) -> Sequence[Rows]:
+            if epoch == 0 or not rows.has_crops(label):
+                return [problem.train for problem in problems]
+            found = rows.crops(label, epoch)
+            self.watcher.stage(f"{name}: training for {label}, epoch {epoch} of {training.epochs}", len(problems))
+            return [found[place] for place in places]
+
+        self.watcher.stage(f"{name}: training for {label}", training.epochs * len(problems))
+        seed = derive_seed("probe", self.options.seed, label)
+        return fit_adam(training, rows_of_epoch, seed=seed, device=self.subject.device, advance=self.watcher.advance)
+
+    def _few(self, label: str, rows: Rows, repeat: int) -> Rows:
+        count = self.options.labels_per_class
+        if count is None:
+            return rows
+        spec = self._spec(label)
+        chosen, lacking = few(rows, count, by_item=not spec.aligned, seed=(self.options.seed, label, repeat))
+        for value, there in lacking.items():
+            name = spec.names[value] if value < len(spec.names) else str(value)
+            self._note(label, f"class {name} has {there} labelled, fewer than {count}; all are used")
+        return chosen
+
+    def _score(self, name: str, label: str, problem: Problem, fits: Sequence[Fit], learnt: Sequence[Rows]) -> Score:
+        measured = []
+        for one, part in zip(fits, learnt, strict=True):
+            values = {f"train_{key}": value for key, value in _measure(one, part).items()}
+            values |= _measure(one, problem.test)
+            measured.append(values if one.held_out is None else values | {"held_out": one.held_out})
+            for note in one.notes:
+                self._note(label, f"{name} {problem.layer.name}: {note}")
+        axes, rate = problem.layer.axes, self.subject.data.rate
+        hop = axes[(problem.layer.time or 2) - 2].hop if axes else None
+        return summarise(
+            measured,
+            [one.choice for one in fits],
+            source=name,
+            layer=problem.layer.name,
+            depth=int(problem.layer.name) if name in ("trained", "random") else None,
+            hop=hop,
+            hop_ms=1000 * hop / rate if hop and rate else None,
+            dims=problem.test.features.shape[1],
+            train_rows=len(learnt[0]),
+            test_rows=len(problem.test),
+        )
+
+    def _result(self, label: str, scores: Sequence[Score], chance: float) -> ProbeResult:
+        options, spec, (train, test) = self.options, self._spec(label), self.splits.pair(label)
+        return ProbeResult(
+            label=label,
+            aligned=spec.aligned,
+            classes=spec.classes,
+            train_split=train,
+            test_split=test,
+            classifier=options.classifier,
+            protocol=options.protocol,
+            pool="label grid" if spec.aligned else self.pool,
+            labels_per_class=options.labels_per_class,
+            repeats=options.repeats,
+            seed=options.seed,
+            chance=chance,
+            depths=tuple(self.depths),
+            all_depths=len(self.depths) == len(self.subject.encoder.stages),
+            scores=tuple(scores),
+            notes=tuple(dict.fromkeys(self.notes[label])),
+        )
+
+    # --- what is to be known ------------------------------------------------------------------------------------------
+
+    def _note(self, label: str, text: str) -> None:
+        self.notes[label].append(text)
+
+    def _note_unseen(self, label: str, problem: Problem) -> None:
+        seen = problem.train.labels.bincount(minlength=self._spec(label).classes) > 0
+        unseen = problem.test.labels[~seen[problem.test.labels]]
+        if len(unseen):
+            self._note(
+                label,
+                f"classes that never occur in {self.splits.pair(label)[0]}: {len(distinct(unseen)[0])}; their "
+                f"{len(unseen):,} of {len(problem.test):,} tested rows count as wrong",
+            )
+
+
+def _check_labels(subject: Subject, labels: Sequence[str]) -> None:
+    known, data = list(subject.data.labels), subject.recipe.data.name
+    if not known:
+        raise UsageError(f"the data ({data}) has no labels to probe", "take a dataset that has some")
+    for label in labels:
+        if label not in known:
+            listed = f"there are: {', '.join(known)}"
+            near = suggest(label, known)
+            hint = listed if near in (None, listed) else f"{near} {listed}"
+            raise UsageError(f"the data ({data}) has no label {label!r}", hint)
+
+
+def _check_options(options: ProbeOptions) -> None:
+    optimum = find_protocol(options.protocol).is_optimum
+    if not optimum and options.classifier != "linear":
+        raise UsageError(
+            f"--protocol {options.protocol} is for the linear classifier", "leave out --classifier, or --protocol"
+        )
+    if options.labels_per_class is not None and not optimum:
+        raise UsageError(f"--protocol {options.protocol} uses all labels", "leave out --labels-per-class")
+    if options.repeats > 1 and options.labels_per_class is None:
+        raise UsageError("--repeats draws the few labels anew", "give --labels-per-class with it")
+
+
+def _measure(fitted: Fit, rows: Rows) -> Mapping[str, float]:
+    """Accuracy, and its mean over the classes that occur."""
+    right = (fitted.predict(rows.features) == rows.labels).double()
+    found = rows.labels.bincount(right)
+    counts = rows.labels.bincount()
+    return {"accuracy": float(right.mean()), "balanced_accuracy": _mean_share(found, counts)}
+
+
+def _mean_share(found: Tensor, counts: Tensor) -> float:
+    return float((found[counts > 0] / counts[counts > 0]).mean())
+
+
+def _chance(problem: Problem) -> float:
+    """The accuracy of always naming the commonest class of training."""
+    return float((problem.test.labels == problem.train.labels.bincount().argmax()).double().mean())

@@ -1,0 +1,138 @@
+"""What a probe found: numbers, and the files that keep them."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from infomax_cli.core.files import write_text
+from infomax_cli.runs import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One layer of one source. Accuracies are shares in [0, 1], means over repeats; `deviation` is their sample
+    standard deviation (None for one repeat), `choices` what was chosen in each, `hop` is in samples."""
+
+    source: str
+    layer: str
+    depth: int | None
+    hop: int | None
+    hop_ms: float | None
+    dims: int
+    train_rows: int
+    test_rows: int
+    accuracy: float
+    balanced_accuracy: float
+    train_accuracy: float
+    deviation: float | None
+    accuracies: tuple[float, ...]
+    held_out: float | None
+    choices: tuple[Mapping[str, float], ...]
+
+    @property
+    def choice(self) -> Mapping[str, float]:
+        """What was chosen most often."""
+        counts = Counter(tuple(sorted(choice.items())) for choice in self.choices)
+        return dict(counts.most_common(1)[0][0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeResult:
+    """One label, read from every layer. `chance` is the accuracy of always naming the commonest training class."""
+
+    label: str
+    aligned: bool
+    classes: int
+    train_split: str
+    test_split: str
+    classifier: str
+    protocol: str
+    pool: str
+    labels_per_class: int | None
+    repeats: int
+    seed: int
+    chance: float
+    depths: tuple[int, ...]
+    all_depths: bool
+    scores: tuple[Score, ...]
+    notes: tuple[str, ...]
+
+    def of(self, source: str) -> tuple[Score, ...]:
+        """The scores of ``trained``, ``random``, ``mfcc`` or ``raw``, by depth."""
+        return tuple(score for score in self.scores if score.source == source)
+
+    def accuracy(self, source: str = "trained", depth: int | None = None) -> float:
+        """Of that depth; without one, the best of the source. `KeyError` where there is none."""
+        found = [score.accuracy for score in self.of(source) if depth in (None, score.depth)]
+        if not found:
+            raise KeyError(f"no score of {source} at depth {depth}")
+        return max(found)
+
+    @property
+    def stem(self) -> str:
+        """The name of its files, which tells apart what was probed differently."""
+        parts = [self.label, self.classifier, *([] if self.aligned else [self.pool])]
+        parts += [self.protocol] if self.protocol != "optimum" else []
+        parts += [f"n{self.labels_per_class}"] if self.labels_per_class else []
+        parts += [] if self.all_depths else [f"depth{depth}" for depth in self.depths]
+        parts += [f"seed{self.seed}"] if self.seed else []
+        return re.sub(r"[^\w.-]+", "_", "-".join(parts))
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def summarise(measured: Sequence[Mapping[str, float]], choices: Sequence[Mapping[str, float]], **place: Any) -> Score:
+    """The score of a layer from what each repeat measured: accuracy, balanced_accuracy, train_accuracy, held_out."""
+    accuracies = tuple(one["accuracy"] for one in measured)
+    held_out = [one["held_out"] for one in measured if "held_out" in one]
+    return Score(
+        **place,
+        accuracy=statistics.fmean(accuracies),
+        balanced_accuracy=statistics.fmean(one["balanced_accuracy"] for one in measured),
+        train_accuracy=statistics.fmean(one["train_accuracy"] for one in measured),
+        deviation=statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+        accuracies=accuracies,
+        held_out=statistics.fmean(held_out) if held_out else None,
+        choices=tuple(dict(choice) for choice in choices),
+    )
+
+
+def write_result(run: Run, result: ProbeResult) -> tuple[Path, Path]:
+    """``<run>/probes/<stem>.json`` and ``.png``, and TensorBoard's ``probe/...`` scalars in the run."""
+    from infomax_cli.core.plots import plot_depths
+
+    file = run.path / "probes" / f"{result.stem}.json"
+    picture = file.with_suffix(".png")
+    write_text(file, json.dumps({"run": run.name, **result.to_dict()}, indent=2, ensure_ascii=False) + "\n")
+    plot_depths(result, picture)
+    _log_to_tensorboard(run, result)
+    return file, picture
+
+
+def _log_to_tensorboard(run: Run, result: ProbeResult) -> None:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+    default = result.stem == "-".join([result.label, "linear", *([] if result.aligned else ["mean"])])
+    name = result.label if default else result.stem
+    step = _last_step(run)
+    with SummaryWriter(str(run.path)) as board:
+        for score in result.scores:
+            place = [] if score.source == "trained" else [score.source]
+            place += [] if score.depth is None else [str(score.depth)]
+            board.add_scalar("/".join(["probe", name, *place]), score.accuracy, step)
+
+
+def _last_step(run: Run) -> int:
+    """The step that the run's log ends at; 0 where there is none."""
+    try:
+        return int(json.loads(run.metrics.read_text(encoding="utf-8").splitlines()[-1])["step"])
+    except (OSError, ValueError, KeyError, IndexError):
+        return 0

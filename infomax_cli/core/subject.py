@@ -1,0 +1,50 @@
+"""A trained encoder with its data: what probing, decoding, plotting and exporting start from."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from infomax_cli.core import build
+from infomax_cli.core.api import Dataset, DataSpec, Encoder, derive_seed
+from infomax_cli.core.blocks import module_of
+from infomax_cli.core.checkpoint import load_checkpoint, load_encoder_weights, restore
+from infomax_cli.paths import data_root
+from infomax_cli.recipe import Recipe
+from infomax_cli.runs import Run
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An encoder on its device, and the data that its recipe names, which lies under `root`."""
+
+    recipe: Recipe
+    root: Path
+    dataset: Dataset
+    data: DataSpec
+    encoder: Encoder
+    device: torch.device
+
+
+def load_subject(run: Run, device: torch.device, root: Path | None = None) -> Subject:
+    """Needs nothing but the run's folder and the data, which may lie under another `root` than the run found it."""
+    recipe = run.recipe()
+    where = root or Path(recipe.root or data_root())
+    dataset = build.build_dataset(recipe)
+    data = dataset.describe(where)
+    encoder = build.build_encoder(recipe, device)
+    if run.encoder_file.exists():
+        restore(module_of(encoder), load_encoder_weights(run.encoder_file), run.encoder_file)
+    else:
+        restore(module_of(encoder), load_checkpoint(run.last)["encoder"], run.last)
+    return Subject(recipe, where, dataset, data, encoder, device)
+
+
+def untrained(subject: Subject, seed: int) -> Encoder:
+    """The same encoder with fresh weights that `seed` draws; never those that the run started from."""
+    recipe = subject.recipe
+    train = dataclasses.replace(recipe.train, seed=derive_seed("untrained", seed, recipe.train.seed))
+    return build.build_encoder(dataclasses.replace(recipe, train=train), subject.device)
