@@ -37,7 +37,7 @@ GENTLE = ("train.lr=4e-4", "train.warmup=300")  # trained end to end, CPC does n
 
 @dataclass(frozen=True)
 class Experiment:
-    """`methods` are a recipe and its overrides each; `curve` are the steps whose checkpoints are probed as well."""
+    """`methods` are a recipe and its overrides each; `curve` are the steps whose last depth is probed as well."""
 
     labels: Sequence[str]
     methods: Mapping[str, tuple[str, ...]]
@@ -98,9 +98,11 @@ def measure(name: str, folder: Path, seeds: Sequence[int], root: str | None) -> 
                 # an untrained encoder is that of no method: once a seed is enough
                 beside = method == next(iter(experiment.methods))
                 probes.append({"method": method, "seed": seed, **probe(run, label, seed, baselines=beside)})
-                for step in experiment.curve if seed == 0 else ():
+                for step in experiment.curve:
                     at = probe(run, label, seed, step=step)
-                    curves.append({"method": method, "label": label, "step": step, "trained": at["trained"]})
+                    curves.append(
+                        {"method": method, "seed": seed, "label": label, "step": step, "last": at["trained"][-1]}
+                    )
     return {
         "experiment": name,
         "methods": {method: " ".join(words) for method, words in experiment.methods.items()},
@@ -135,7 +137,7 @@ def finished(run: Path) -> bool:
 
 def probe(run: Path, label: str, seed: int, *, step: int | None = None, baselines: bool = True) -> dict[str, Any]:
     """Accuracy by depth of the encoder, and of the same encoder untrained; that of the MFCCs."""
-    at = [] if step is None else ["--step", str(step)]
+    at = [] if step is None else ["--step", str(step), "--depth", "last"]
     beside = ["--baseline", "random,mfcc"] if baselines and step is None else []
     found = infomax("probe", label, str(run), "--seed", str(seed), *at, *beside)["labels"][label]
     by_source: dict[str, list[float]] = {}

@@ -29,9 +29,8 @@ class TrainDisplay:
             TimeRemainingColumn(), console=console,
         )  # fmt: skip
         self._task = self._progress.add_task("train", total=total, completed=start, speed="")
-        self._live = (
-            Live(console=console, refresh_per_second=4, get_renderable=self._render) if console.is_terminal else None
-        )
+        moving = console.is_terminal and not console.is_dumb_terminal
+        self._live = Live(console=console, refresh_per_second=4, get_renderable=self._render) if moving else None
 
     def __enter__(self) -> TrainDisplay:
         if self._live:
@@ -49,11 +48,11 @@ class TrainDisplay:
         self._progress.update(self._task, completed=step, speed=self._speed())
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        self.values.update(values)
+        self.values = {**self.values, **values}  # anew: the thread that draws may be reading the old one
         now = time.monotonic()
         if self._live is None and (now - self._last_line > PLAIN_EVERY_SECONDS or step == self.total):
             self._last_line = now
-            self.console.print(self._line(step, values), soft_wrap=True, highlight=False)
+            self.console.print(self._line(step, values), soft_wrap=True, highlight=False, markup=False)
 
     def _speed(self) -> str:
         seconds = time.monotonic() - self.began
@@ -67,14 +66,15 @@ class TrainDisplay:
         return f"step {step}/{self.total}  {phase}  {'  '.join(losses)}  {self._speed()}  {_clock(left)} left"
 
     def _render(self) -> Group:
+        values = self.values
         table = Table(box=None, pad_edge=False)
-        blocks = sorted({name.split("/")[1] for name in self.values}, key=lambda b: int(b.removeprefix("block")))
-        measures = list(dict.fromkeys((name.split("/")[0], "/".join(name.split("/")[2:])) for name in self.values))
+        blocks = sorted({name.split("/")[1] for name in values}, key=lambda b: int(b.removeprefix("block")))
+        measures = list(dict.fromkeys((name.split("/")[0], "/".join(name.split("/")[2:])) for name in values))
         table.add_column("block")
         for phase, measure in measures:
             table.add_column(measure if phase == "train" else f"{measure} ({phase})", justify="right")
         for block in blocks:
-            cells = [self.values.get(f"{phase}/{block}/{measure}") for phase, measure in measures]
+            cells = [values.get(f"{phase}/{block}/{measure}") for phase, measure in measures]
             table.add_row(block.removeprefix("block"), *("" if cell is None else f"{cell:.4f}" for cell in cells))
         return Group(table, self._progress)
 

@@ -6,20 +6,22 @@ mappings until `bind` holds their keys against the plugin's constructor.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
+import math
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
 
 from infomax_cli.errors import RecipeError
-from infomax_cli.wording import suggest
+from infomax_cli.wording import describe_error, suggest
 
 Section = TypeVar("Section")
 Cut = Literal["none", "each"] | list[int]
@@ -34,6 +36,10 @@ class Milestones:
 
     at: list[int]
     factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.factor < math.inf:
+            raise ValueError(f"train.schedule.factor must be above 0, not {self.factor}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,16 +82,16 @@ class TrainOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"train.{name} must be at least 1, not {value}")
-        for name in ("warmup", "keep", "workers", "weight_decay"):
+        for name in ("warmup", "keep", "workers", "block", "weight_decay", "momentum"):
             value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ValueError(f"train.{name} must not be negative, but is {value}")
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"train.{name} must be at least 0, not {value}")
         for name in ("lr", "eps", "clip"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"train.{name} must be above 0, not {value}")
-        if len(self.betas) != 2:
-            raise ValueError("train.betas takes two numbers")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"train.betas takes two numbers of at least 0 and below 1, not {self.betas}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,8 +151,10 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain data, in the order of the file; `parse` takes it back."""
+        from pydantic_core import to_jsonable_python
+
         root = {} if self.root is None else {"root": self.root}
-        return {
+        plain: dict[str, Any] = to_jsonable_python({
             "name": self.name,
             "data": {"name": self.data.name, **root, **self.data.options},
             "views": asdict(self.views),
@@ -155,22 +163,16 @@ class Recipe:
             "sampling": asdict(self.sampling),
             "loss": [_entry_to_dict(entry) for entry in self.losses],
             "train": asdict(self.train),
-        }
+        })  # fmt: skip  # options may hold what annotations made of words: paths, tuples
+        return plain
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(_plain(self.to_dict()), sort_keys=False, allow_unicode=True, default_flow_style=None)
+        return yaml.dump(self.to_dict(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None)
 
 
 def _entry_to_dict(entry: LossEntry) -> dict[str, Any]:
     blocks = {} if entry.blocks is None else {"blocks": list(entry.blocks)}
     return {"name": entry.name, "weight": entry.weight, **blocks, **entry.options}
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, so that YAML's safe dumper takes them."""
-    if isinstance(value, Mapping):
-        return {key: _plain(part) for key, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -180,7 +182,7 @@ REQUIRED = ("data", "encoder", "loss", "train")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose floats may be written ``1e-3``, and whose keys may not stand twice."""
+    """YAML whose floats may be written ``1e-3``, whose dates are words, and whose keys may not stand twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -189,75 +191,126 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes the words that `_Loader` would take for floats."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_FLOAT = ("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
+_Loader.add_implicit_resolver(*_FLOAT)
+_Dumper.add_implicit_resolver(*_FLOAT)
 
 
 def parse_yaml(text: str, source: str) -> Any:
+    """Plain data: mappings with words as keys, lists, words, numbers, true, false and null."""
     try:
-        return yaml.load(text, _Loader)
+        # through JSON, which knows no sets, dates, bytes or circles
+        return json.loads(json.dumps(yaml.load(text, _Loader)))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{source}:{mark.line + 1}" if mark else source
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise RecipeError(f"{place}: not valid YAML: {problem}") from error
+        raise RecipeError(f"{place}: not valid YAML: {problem}", "`infomax recipes show gim` is an example") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RecipeError(
+            f"{source}: not a recipe: {describe_error(error)}", "it may hold words, numbers, lists and mappings"
+        ) from error
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
     """The raw sections of a recipe file, with its name added."""
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"cannot read the recipe {path}: {error}") from error
+    except OSError as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"cannot read the recipe {path}: it is not UTF-8 text") from error
     raw = parse_yaml(text, str(path))
     if not isinstance(raw, dict):
-        raise RecipeError(f"{path}: a recipe is a mapping with the sections {', '.join(SECTIONS[1:])}")
+        raise RecipeError(
+            f"{path}: a recipe is a mapping with the sections {', '.join(SECTIONS[1:])}",
+            "`infomax recipes show gim` is an example",
+        )
     return {"name": path.stem, **raw}
 
 
 def apply_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A copy of `raw` with each ``dotted.key=value`` put in; the value is read as YAML."""
-    result: dict[str, Any] = json.loads(json.dumps(raw))
+    """A copy of `raw` with each ``dotted.key=value`` put in; the value is read as YAML.
+
+    ``loss.0.weight`` and ``loss.infonce.weight`` name one of several losses; of a single one its keys follow at once.
+    Of ``train.steps`` and ``train.epochs`` the one that is given takes the other's place.
+    """
+    result = copy.deepcopy(dict(raw))
+    given: dict[str, Any] = {}
     for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals or not key:
+        key, equals, text = override.partition("=")
+        key = key.strip()
+        if not equals or not all(key.split(".")):
             raise RecipeError(f"{override}: an override is KEY=VALUE", "for example train.lr=1e-3 or loss.negatives=16")
-        _set(result, key.split("."), parse_yaml(value, override), override)
+        given[key] = value = parse_yaml(text, override)
+        _set(result, key.split("."), value, override)
+    for ending, other in (("train.steps", "train.epochs"), ("train.epochs", "train.steps")):
+        if given.get(ending) is not None and other not in given and isinstance(result["train"], dict):
+            result["train"].pop(other.partition(".")[2], None)
     return result
 
 
 def _set(tree: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
-    if keys[0] not in SECTIONS:
-        raise RecipeError(f"{override}: there is no section {keys[0]!r}", suggest(keys[0], SECTIONS))
-    if len(keys) == 1 and keys[0] in ("data", "encoder") and isinstance(value, str):
-        value = {"name": value}
-    node: Any = tree
-    for depth, key in enumerate(keys[:-1]):
-        if isinstance(node, dict) and isinstance(node.get(key), str):
-            node[key] = {"name": node[key]}  # `loss: infonce` is short for `loss: {name: infonce}`
-        child = _child(node, key, override)
-        if depth == 0 and isinstance(child, list) and len(child) == 1 and keys[1] not in ("0", child[0].get("name")):
-            child = child[0]  # loss.negatives=16 reaches the only entry of a list
-        node = child
-    if isinstance(node, list):
-        raise RecipeError(
-            f"{override}: {'.'.join(keys[:-1])} has several entries",
-            f"name one: {', '.join(str(entry.get('name')) for entry in node)}",
-        )
-    node[keys[-1]] = value
+    section, *below = keys
+    if section not in SECTIONS:
+        raise RecipeError(f"{override}: there is no section {section!r}", suggest(section, SECTIONS))
+    if not below:
+        tree[section] = value
+    elif section == "loss":
+        tree["loss"] = entries = _entries(tree.get("loss"))
+        place, below = _pick_loss(entries, below, override)
+        if below:
+            _set_below(entries[place], below, value, override)
+        else:
+            entries[place] = value
+    else:
+        if section in ("data", "encoder") and isinstance(tree.get(section), str):
+            tree[section] = {"name": tree[section]}
+        _set_below(tree, keys, value, override)
 
 
-def _child(node: Any, key: str, override: str) -> Any:
-    if isinstance(node, dict):
-        child = node.setdefault(key, {})
-        if isinstance(child, dict | list):
-            return child
-    elif isinstance(node, list):
-        for place, entry in enumerate(node):
-            if key == str(place) or (isinstance(entry, dict) and entry.get("name") == key):
-                return entry
-    raise RecipeError(f"{override}: {key!r} has nothing below it")
+def _set_below(tree: Any, keys: list[str], value: Any, override: str) -> None:
+    """Put `value` in, making the mappings on the way that are missing."""
+    for key in keys[:-1]:
+        tree[key] = tree = {} if tree.get(key) is None else tree[key]
+        if not isinstance(tree, dict):
+            raise RecipeError(f"{override}: {key!r} has nothing below it: it is {tree!r}")
+    tree[keys[-1]] = value
+
+
+def _entries(loss: Any) -> list[Any]:
+    """The section `loss` as the list that it is short for, its entries as mappings."""
+    entries = loss if isinstance(loss, list) else [] if loss is None else [loss]
+    return [{"name": entry} if isinstance(entry, str) else entry for entry in entries]
+
+
+def _pick_loss(entries: list[Any], keys: list[str], override: str) -> tuple[int, list[str]]:
+    """Which entry the keys of an override mean, and what remains of them."""
+    key, rest = keys[0], keys[1:]
+    names = [entry.get("name") if isinstance(entry, dict) else None for entry in entries]
+    hint = f"name one of: {', '.join(f'loss.{place} ({name})' for place, name in enumerate(names))}" if names else None
+    named = [place for place, name in enumerate(names) if name == key]
+    if len(named) > 1:
+        raise RecipeError(f"{override}: there are {len(named)} losses {key!r}", hint)
+    if key.isdecimal() and int(key) < len(entries):
+        place, keys = int(key), rest
+    elif named and (rest or len(entries) > 1):
+        place, keys = named[0], rest
+    elif len(entries) == 1 and not key.isdecimal():
+        place = 0  # loss.negatives=16 reaches the only entry
+    else:
+        raise RecipeError(f"{override}: there is no loss {key!r} among {len(entries)}", hint)
+    if keys and not isinstance(entries[place], dict):
+        raise RecipeError(f"{override}: {key!r} has nothing below it: it is {entries[place]!r}")
+    return place, keys
 
 
 def parse(raw: Mapping[str, Any], source: str) -> Recipe:
@@ -265,16 +318,16 @@ def parse(raw: Mapping[str, Any], source: str) -> Recipe:
     for key in raw:
         if key not in SECTIONS:
             raise RecipeError(f"{source}: there is no section {key!r}", suggest(str(key), SECTIONS))
-    if missing := [key for key in REQUIRED if not raw.get(key)]:
-        raise RecipeError(f"{source}: the section {missing[0]!r} is missing")
+    if missing := [key for key in REQUIRED if raw.get(key) in (None, [], {}, "")]:
+        raise RecipeError(f"{source}: the section {missing[0]!r} is missing", f"a recipe has {', '.join(REQUIRED)}")
     data = dict(_mapping(raw["data"], "data", source))
     root = data.pop("root", None)
     if root is not None and not isinstance(root, str):
         raise RecipeError(f"{source}: data.root must be a path")
-    entries = raw["loss"] if isinstance(raw["loss"], list) else [raw["loss"]]
+    entries = _entries(raw["loss"])
     names = ["loss"] if len(entries) == 1 else [f"loss.{place}" for place in range(len(entries))]
     return Recipe(
-        name=str(raw.get("name", "recipe")),
+        name=_name(raw.get("name", "recipe"), source),
         source=source,
         data=_plugin(data, "data", source),
         root=root,
@@ -285,6 +338,13 @@ def parse(raw: Mapping[str, Any], source: str) -> Recipe:
         views=_section(ViewOptions, raw.get("views") or {}, "views", source),
         sampling=_section(SamplingOptions, raw.get("sampling") or {}, "sampling", source),
     )
+
+
+def _name(value: Any, source: str) -> str:
+    """A recipe's name, which will name folders."""
+    if not isinstance(value, str) or not value.isprintable() or not value or set(value) & set("/\\"):
+        raise RecipeError(f"{source}: name must be a word that can name a folder, not {value!r}")
+    return value
 
 
 def _mapping(value: Any, where: str, source: str) -> Mapping[str, Any]:
@@ -307,6 +367,8 @@ def _loss(value: Any, where: str, source: str) -> LossEntry:
     section = _plugin(value, where, source)
     options = dict(section.options)
     weight = check_value(float, options.pop("weight", 1.0), f"{where}.weight", source)
+    if not math.isfinite(weight):
+        raise RecipeError(f"{source}: {where}.weight must be a finite number, not {weight}")
     blocks = check_value(list[int] | None, options.pop("blocks", None), f"{where}.blocks", source)
     return LossEntry(section.name, options, weight, None if blocks is None else tuple(blocks))
 
@@ -319,6 +381,21 @@ def _section(kind: type[Section], value: Any, where: str, source: str) -> Sectio
         return kind(**options)
     except ValueError as error:
         raise RecipeError(f"{source}: {error}") from error
+
+
+def differences(one: Recipe, other: Recipe) -> list[str]:
+    """The dotted keys in which two recipes differ."""
+    return list(_differences(one.to_dict(), other.to_dict(), ""))
+
+
+def _differences(one: Any, other: Any, where: str) -> Iterator[str]:
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        one, other = dict(enumerate(one)), dict(enumerate(other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in [*one, *(key for key in other if key not in one)]:
+            yield from _differences(one.get(key), other.get(key), f"{where}.{key}" if where else str(key))
+    elif one != other:
+        yield where
 
 
 # --- holding keys against a constructor ------------------------------------------------------------------------------
@@ -340,7 +417,7 @@ def bind(
             accepted = f"accepted: {', '.join(known)}" if known else "it takes no options"
             hint = suggest(str(key), list(known), prefix=f"{where}.")
             raise RecipeError(f"{source}: {where}.{key} is unknown ({accepted})", hint)
-    hints = _annotations(factory)
+    hints = keyword_types(factory)
     bound: dict[str, Any] = {}
     for name, parameter in known.items():
         if name in given:
@@ -355,21 +432,22 @@ def bind(
 
 def check_value(kind: Any, value: Any, where: str, source: str) -> Any:
     """`value` as `kind` has it, or a `RecipeError` that says what is accepted."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
     try:
         # JSON's rules are YAML's: a list may become a tuple, a word a path, but a string no number
         return TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
     except ValidationError:
         raise RecipeError(f"{source}: {where} must be {describe_type(kind)}, not {value!r}") from None
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f"{source}: {where}: {error}") from error
+    except PydanticUserError:  # an annotation of a stranger's class, which no recipe can hold against anything
+        return value
 
 
-def _annotations(factory: Callable[..., Any]) -> dict[str, Any]:
+def keyword_types(factory: Callable[..., Any]) -> dict[str, Any]:
+    """What its keywords may be."""
     try:
         return typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
-    except (NameError, TypeError):
+    except (NameError, TypeError, AttributeError):
         return {}  # names that exist for the type checker alone: such an option takes anything
 
 
@@ -393,5 +471,8 @@ def describe_type(kind: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " or ".join(describe_type(argument) for argument in arguments)
     if origin in (list, tuple, Sequence):
-        return f"a list ({describe_type(arguments[0])})" if arguments else "a list"
+        several = {int: "whole numbers", float: "numbers", str: "words"}
+        return f"a list of {several.get(arguments[0], describe_type(arguments[0]))}" if arguments else "a list"
+    if is_dataclass(kind):
+        return f"{{{', '.join(part.name for part in fields(kind))}}}"
     return getattr(kind, "__name__", str(kind)).lower()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from infomax_cli.errors import CheckpointError, UsageError
+from infomax_cli.errors import CheckpointError, RecipeError, UsageError
 from infomax_cli.recipe import Recipe, parse, read_recipe
+
+MAY_CHANGE_ON_RESUME = ("data.root", "train.epochs", "train.steps", "train.workers")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,10 @@ class Run:
         """The newest checkpoint, whole at any moment."""
         return self.checkpoints / "last.pt"
 
+    def numbered(self, step: int) -> Path:
+        """The checkpoint of a step, which is there where `train.keep` kept it."""
+        return self.checkpoints / f"step-{step:08d}.pt"
+
     @property
     def encoder_file(self) -> Path:
         return self.path / "encoder.safetensors"
@@ -49,7 +56,11 @@ class Run:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run against a second process that would train it; the system frees it when we die."""
+        """Hold the run against a second process that would train it; the system frees it when we die.
+
+        A record lock, which belongs to this process alone: the loader's workers, who may outlive it for seconds, would
+        share in the other kind.
+        """
         import fcntl
 
         try:
@@ -58,10 +69,20 @@ class Run:
             raise CheckpointError(f"cannot write in {self.path}: {error.strerror}") from error
         with file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise CheckpointError(f"another process is training {self.path}") from error
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    raise CheckpointError(
+                        f"another process is training {self.path}", "wait for it, or stop it with Ctrl-C or SIGTERM"
+                    ) from error
+                # a file system without locks: better unguarded than not at all
             yield
+
+    def remove_leftovers(self) -> None:
+        """Take away what a process that was killed had begun to write. Only under the lock."""
+        for folder in (self.path, self.checkpoints):
+            for path in folder.glob(".*.tmp"):
+                path.unlink(missing_ok=True)
 
 
 def new_run(folder: Path, name: str) -> Run:
@@ -71,39 +92,47 @@ def new_run(folder: Path, name: str) -> Run:
         path = folder / (stem if attempt == 0 else f"{stem}-{attempt + 1}")
         try:
             path.mkdir(parents=True)
-        except FileExistsError as error:
-            if folder.exists() and not folder.is_dir():
-                raise CheckpointError(
-                    f"cannot make a run in {folder}: it is a file", "choose another --runs"
-                ) from error
+        except FileExistsError:
             continue
         except OSError as error:
             raise CheckpointError(
                 f"cannot make the run folder {path}: {error.strerror}", "choose a writable one with --runs"
             ) from error
         return Run(path)
-    raise CheckpointError(f"cannot make a run folder like {folder / stem}")
+    raise CheckpointError(f"cannot make a run folder like {folder / stem}", "choose another folder with --runs")
 
 
 def all_runs(folder: Path) -> list[Run]:
-    """Runs that have saved something, the newest last."""
-    if not folder.is_dir():
-        return []
-    runs = [Run(path) for path in folder.iterdir() if (path / "recipe.yaml").is_file()]
-    return sorted(runs, key=lambda run: (run.recipe_file.stat().st_mtime_ns, run.name))
+    """The runs in `folder`, the newest last; those that were killed before their first checkpoint among them."""
+    found = []
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            run = Run(path)
+            with contextlib.suppress(OSError):  # no recipe, or it is being removed
+                found.append((run.recipe_file.stat().st_mtime_ns, run.name, run))
+    return [run for _, _, run in sorted(found, key=lambda entry: entry[:2])]
 
 
 def find_run(given: str | None, folder: Path, *, recipe: str | None = None) -> Run:
     """A run by path, by name, or (nothing given) the newest; `recipe` keeps to runs of that recipe."""
     if given is not None:
-        for path in (Path(given), folder / given):
-            if (path / "recipe.yaml").is_file():
+        for path in (Path(given).expanduser(), folder / given):
+            if Run(path).recipe_file.is_file():
                 return Run(path)
         known = [run.name for run in all_runs(folder)]
         hint = f"in {folder} there are: {', '.join(known[-8:])}" if known else f"{folder} holds no run"
         raise UsageError(f"there is no run {given!r}", hint)
-    runs = [run for run in all_runs(folder) if recipe is None or run.recipe().name == recipe]
-    if not runs:
-        what = f"no run of {recipe}" if recipe else "no run"
-        raise UsageError(f"{folder} holds {what}", "train one first, for example: infomax train gim-syllables")
-    return runs[-1]
+    for run in reversed(all_runs(folder)):
+        if recipe is None or _name_of(run) == recipe:
+            return run
+    what = f"no run of {recipe}" if recipe else "no run"
+    example = f"infomax train {recipe or 'gim-syllables'}"
+    raise UsageError(f"{folder} holds {what}", f"train one first, for example: {example}")
+
+
+def _name_of(run: Run) -> str | None:
+    """The name of a run's recipe; None where it cannot be read."""
+    try:
+        return run.recipe().name
+    except RecipeError:
+        return None

@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 import pytest
+from processes import Child, ForkServer, Outcome
+
+Infomax = Callable[..., Outcome]
+Forked = Callable[..., Child]
 
 THIRDPARTY = Path(__file__).parent / "thirdparty"
 
@@ -80,3 +85,66 @@ def _install(distribution: str, folder: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that outlives a test, so that a corpus is synthesized once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def here(tmp_path: Path, shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`tmp_path` as working folder, with data and runs in it, and the shared cache."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("INFOMAX_RUNS", raising=False)
+    monkeypatch.delenv("INFOMAX_DEBUG", raising=False)
+    monkeypatch.setenv("INFOMAX_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("INFOMAX_CACHE", str(shared_cache))
+    monkeypatch.setenv("COLUMNS", "80")
+    return tmp_path
+
+
+@pytest.fixture
+def infomax(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Infomax:
+    """The command line within this process."""
+    from infomax_cli import main
+
+    def run(*arguments: str) -> Outcome:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["infomax", *arguments])
+        code: object = 0
+        try:
+            main.main()
+        except SystemExit as end:
+            code = end.code or 0
+        out, err = capsys.readouterr()
+        assert isinstance(code, int)
+        return Outcome(code, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    """A process that has imported everything: a command line in a process of its own, without waiting for torch."""
+    server = ForkServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def forked(here: Path, fork_server: ForkServer) -> Iterator[Forked]:
+    """``forked("train", ..., before="code to run first")``: the command line in a process of its own, under way."""
+    children: list[Child] = []
+
+    def start(*arguments: str, before: str = "", tty: str | None = None) -> Child:
+        children.append(fork_server.start(arguments, before, tty, here / f"forked-{len(children)}"))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.end()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from infomax_cli.core.probe import Watcher
     from infomax_cli.core.probe_result import ProbeResult, Score
+    from infomax_cli.runs import Run
 
 _BASELINES = ("random", "mfcc", "raw")
 
@@ -34,6 +35,9 @@ def probe(
     pool: Annotated[str | None, typer.Option(help="Items to one row: mean, last, or none.")] = None,
     protocol: Annotated[str, typer.Option(help="optimum, or as published: gim, vgim, cpc-audio, barello.")] = "optimum",
     seed: Annotated[int, typer.Option(help="Draws held-out items, subsets and untrained weights.")] = 0,
+    step: Annotated[
+        int | None, typer.Option(min=0, help="An older checkpoint, by its step, where train.keep kept it.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     root: Annotated[Path | None, typer.Option(help="Where the data lies, if not where the run found it.")] = None,
     runs: Annotated[Path | None, typer.Option(help="Where runs lie; else $INFOMAX_RUNS, else ./runs.")] = None,
@@ -61,8 +65,8 @@ def probe(
         seed=seed,
     )
     found = find_run(run, runs or runs_root())
-    subject = load_subject(found, choose_device(device), root)
-    with _watching() as watcher:
+    subject = load_subject(found, choose_device(device), root, step)
+    with _watching(found) as watcher:
         results = run_probe(subject, parse_labels(label, list(subject.data.labels)), options, watcher)
     _report(found, results, as_json=as_json)
 
@@ -84,28 +88,18 @@ def _one_of(option: str, word: str, known: tuple[str, ...]) -> Any:
 
 
 @contextmanager
-def _watching() -> Iterator[Watcher]:
-    """Progress on stderr: what is being done, and how far."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+def _watching(run: Run) -> Iterator[Watcher]:
+    """Progress on stderr."""
     from infomax_cli.console import messages
+    from infomax_cli.progress import StageDisplay
 
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     console = messages()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("probing", total=None)
-
-        class OnScreen:
-            def stage(self, what: str, total: int) -> None:
-                progress.reset(task, description=what, total=total)
-
-            def advance(self) -> None:
-                progress.advance(task)
-
-        yield OnScreen()
+    console.print(f"probing {run.path}", soft_wrap=True, markup=False)
+    with StageDisplay(console) as display:
+        yield display
 
 
-def _report(run: Any, results: dict[str, ProbeResult], *, as_json: bool) -> None:
+def _report(run: Run, results: dict[str, ProbeResult], *, as_json: bool) -> None:
     from infomax_cli.console import messages, print_json
     from infomax_cli.console import results as stdout
     from infomax_cli.core.probe_result import write_result
@@ -113,10 +107,10 @@ def _report(run: Any, results: dict[str, ProbeResult], *, as_json: bool) -> None
     files = {label: write_result(run, result) for label, result in results.items()}
     for label, result in results.items():
         for note in result.notes:
-            messages().print(f"note: {label}: {note}", soft_wrap=True)
+            messages().print(f"note: {label}: {note}", soft_wrap=True, markup=False)
         if not as_json:
             stdout().print(_table(result))
-        messages().print(f"wrote {files[label][0]} and {files[label][1].name}", soft_wrap=True)
+        messages().print(f"wrote {files[label][0]} and {files[label][1].name}", soft_wrap=True, markup=False)
     if as_json:
         print_json({"run": str(run.path), "labels": {label: result.to_dict() for label, result in results.items()}})
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,18 +14,23 @@ from infomax_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from infomax_cli.core.build import Experiment
+    from infomax_cli.core.trainer import Trainer
     from infomax_cli.recipe import Recipe
     from infomax_cli.runs import Run
 
-MAY_CHANGE_ON_RESUME = ("data.root", "train.epochs", "train.steps", "train.workers")
+Metrics = Mapping[str, float]
 
 
 def train(
     name: Annotated[
-        str, typer.Argument(help="A recipe: a name (`infomax recipes`) or a YAML file. With --resume also a run.")
-    ],
+        str | None,
+        typer.Argument(
+            metavar="NAME",
+            help="A recipe: a name (`infomax recipes`) or a YAML file. With --resume also a run, or nothing.",
+        ),
+    ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to it, such as train.lr=1e-3.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe, such as train.lr=1e-3.")
     ] = None,
     splits: Annotated[
         int | None, typer.Option(min=1, help="Cut the encoder into this many blocks: 1 is end to end.")
@@ -32,7 +40,7 @@ def train(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     amp: Annotated[str | None, typer.Option(help="Mixed precision: bf16, fp16 or none.")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run NAME, or the newest of recipe NAME.")
+        bool, typer.Option("--resume", help="Go on with the run NAME, the newest of recipe NAME, or the newest.")
     ] = False,
     source: Annotated[str | None, typer.Option("--from", metavar="RUN", help="Start from this run's encoder.")] = None,
     train_block: Annotated[
@@ -44,29 +52,44 @@ def train(
 ) -> None:
     """Train an encoder as a recipe says.
 
-    infomax train gim --splits 6        infomax train gim loss.negatives=16 train.lr=1e-3
+    \b
+    infomax train gim-syllables
+    infomax train gim --splits 3 loss.negatives=16 train.lr=1e-3
+    infomax train gim --resume
     """
     from infomax_cli.paths import runs_root
 
     folder = runs or runs_root()
+    changes = overrides or []
+    if resume and name is not None and "=" in name:
+        changes = [name, *changes]
+        name = None
     given = {"train.amp": amp, "train.block": train_block, "data.root": None if root is None else str(root.resolve())}
-    changes = [*(overrides or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
+    changes = changes + [_override(key, value) for key, value in given.items() if value is not None]
     if resume:
         if splits or data or source:
             raise UsageError(
                 "--resume is the same run: it takes no --splits, --data or --from", "start anew with --from RUN"
             )
-        run, recipe = _resumed(name, changes, folder)
-    else:
-        run, recipe = None, _fresh(name, changes, splits, data, source, folder)
-    _execute(recipe, run, device=device, folder=folder, dry_run=dry_run, as_json=as_json)
+        run = _find_resumed(name, folder)
+        recipe = _resumed(run, changes)
+        _execute(recipe, run, device=device, folder=folder, dry_run=dry_run, as_json=as_json)
+        return
+    if name is None:
+        raise UsageError("which recipe?", "for example: infomax train gim-syllables (`infomax recipes` lists them)")
+    recipe = _fresh(name, changes, splits, data, source, folder)
+    _execute(recipe, None, device=device, folder=folder, dry_run=dry_run, as_json=as_json)
+
+
+def _override(key: str, value: object) -> str:
+    """In JSON, which is YAML too: a path may hold what YAML takes for more than a word."""
+    return f"{key}={json.dumps(value, ensure_ascii=False)}"
 
 
 def _fresh(
     name: str, changes: list[str], splits: int | None, data: str | None, source: str | None, folder: Path
 ) -> Recipe:
     """The recipe by name, with what the command line changes about it, resolved."""
-    from infomax_cli.console import messages
     from infomax_cli.core import build
     from infomax_cli.recipe import apply_overrides, parse, read_recipe
     from infomax_cli.recipe_files import find_recipe
@@ -77,12 +100,14 @@ def _fresh(
     if data is not None:
         raw, kept = build.replace_data(raw, data)
         keeping = ", ".join(f"{key}={raw['data'][key]}" for key in kept) or "nothing"
-        messages().print(f"data: {data}, keeping of the recipe's: {keeping}", soft_wrap=True)
+        _say(f"data: {data}, keeping of the recipe's: {keeping}")
     if source is not None:
-        changes = [*changes, f"train.init={find_run(source, folder).path.resolve()}"]
+        changes = [*changes, _override("train.init", str(find_run(source, folder).path.resolve()))]
     raw = apply_overrides(raw, changes)
     recipe = build.resolve(parse(raw, str(path)))
     if splits is not None:
+        if any(change.partition("=")[0].strip() == "cut" for change in changes):
+            raise UsageError("--splits and cut= both say where to cut", "give one of them")
         raw["cut"] = build.splits_override(recipe, splits)
         recipe = build.resolve(parse(raw, str(path)))
     if (recipe.train.block or 0) > 0 and recipe.train.init is None:
@@ -93,67 +118,137 @@ def _fresh(
     return recipe
 
 
-def _resumed(name: str, changes: list[str], folder: Path) -> tuple[Run, Recipe]:
-    """The run to go on with, and its recipe."""
-    from infomax_cli.core import build
-    from infomax_cli.recipe import apply_overrides, parse
+def _find_resumed(name: str | None, folder: Path) -> Run:
+    """The run that `name` means: a run itself, the newest of a recipe, or (no name) the newest of all."""
+    from infomax_cli.recipe import read_recipe
+    from infomax_cli.recipe_files import find_recipe
     from infomax_cli.runs import find_run
 
+    try:
+        return find_run(name, folder)
+    except UsageError:
+        if name is None:
+            raise
+        try:
+            recipe = str(read_recipe(find_recipe(name))["name"])
+        except UsageError as error:
+            raise UsageError(f"there is no run or recipe {name!r}", error.hint) from error
+    return find_run(None, folder, recipe=recipe)
+
+
+def _resumed(run: Run, changes: list[str]) -> Recipe:
+    """The recipe of a run, with those changes that leave it the same run."""
+    from infomax_cli.core import build
+    from infomax_cli.recipe import apply_overrides, parse
+    from infomax_cli.runs import MAY_CHANGE_ON_RESUME
+
     for change in changes:
-        if change.partition("=")[0] not in MAY_CHANGE_ON_RESUME:
+        if change.partition("=")[0].strip() not in MAY_CHANGE_ON_RESUME:
             raise UsageError(
                 f"{change}: --resume is the same run; only {', '.join(MAY_CHANGE_ON_RESUME)} may change",
-                "start a new run from its weights with --from RUN",
+                f"start a new run from its weights with --from {run.path}",
             )
-    is_run = any((path / "recipe.yaml").is_file() for path in (Path(name), folder / name))
-    run: Run = find_run(name, folder) if is_run else find_run(None, folder, recipe=name)
-    raw = run.recipe().to_dict()
-    for ending in ("epochs", "steps"):  # only one of the two may stand
-        if any(change.startswith(f"train.{ending}=") for change in changes):
-            raw["train"] |= {"epochs": None, "steps": None}
-    return run, build.resolve(parse(apply_overrides(raw, changes), str(run.recipe_file)))
+    return build.resolve(parse(apply_overrides(run.recipe().to_dict(), changes), str(run.recipe_file)))
 
 
 def _execute(recipe: Recipe, run: Run | None, *, device: str, folder: Path, dry_run: bool, as_json: bool) -> None:
-    from infomax_cli.console import messages, print_json, results
+    from infomax_cli.console import print_json, results
     from infomax_cli.core.build import build
-    from infomax_cli.core.device import choose_device
-    from infomax_cli.core.files import write_text
+    from infomax_cli.core.device import choose_device, make_repeatable
     from infomax_cli.core.trainer import Trainer
-    from infomax_cli.display import TrainDisplay
-    from infomax_cli.runs import find_run, new_run
 
     where = choose_device(device)
+    make_repeatable(where)
     experiment = build(recipe, where)
     if dry_run:
         _describe(experiment, as_json=as_json)
         return
-    console = messages()
-    resuming, run = run is not None, run or new_run(folder, recipe.name)
-    with run.lock():
-        if not resuming:
-            write_text(run.recipe_file, f"# Resolved by infomax; made from {recipe.source}\n{recipe.to_yaml()}")
-        trainer = Trainer(experiment, run, where)
-        if resuming:
-            trainer.resume()
-        elif recipe.train.init is not None:
-            trainer.start_from(find_run(recipe.train.init, folder))
-        verb = "going on with" if resuming else "training"
-        console.print(f"{verb} {run.path} on {where}, steps {trainer.step} to {trainer.total}", soft_wrap=True)
-        items = recipe.train.batch * recipe.train.accumulate
-        with TrainDisplay(console, start=trainer.step, total=trainer.total, batch=items) as display:
-            trainer.train(display)
-    if as_json:
-        print_json({"run": str(run.path), "step": trainer.step, "metrics": display.values})
+    trainer = Trainer(experiment, where)
+    if run is None:
+        run, values = _begin(trainer, folder)
     else:
-        results().print(f"trained {run.path}", soft_wrap=True)
-        labels = " | ".join(experiment.data.labels)
-        if labels:
-            console.print(f"next: infomax probe {labels}", soft_wrap=True)
+        values = _go_on(trainer, run)
+    if as_json:
+        print_json({"run": str(run.path), "step": trainer.step, "metrics": values})
+    elif values:
+        results().print(f"trained {run.path}", soft_wrap=True, markup=False)
+        if labels := " | ".join(experiment.data.labels):
+            _say(f"next: infomax probe {labels}")
+
+
+def _begin(trainer: Trainer, folder: Path) -> tuple[Run, Metrics]:
+    """Train a new run. One in which nothing has been trained by the time that something fails is taken away again."""
+    from infomax_cli.core.files import write_text
+    from infomax_cli.errors import Diverged, Interrupted
+    from infomax_cli.runs import find_run, new_run
+
+    recipe = trainer.experiment.recipe
+    if recipe.train.init is not None:
+        trainer.start_from(find_run(recipe.train.init, folder))
+    run = new_run(folder, recipe.name)
+    try:
+        with run.lock():
+            write_text(run.recipe_file, _recipe_text(recipe))
+            return run, _train(trainer, run, "training")
+    except BaseException as error:
+        if trainer.step == 0 and not isinstance(error, Interrupted | Diverged):
+            shutil.rmtree(run.path, ignore_errors=True)
+        raise
+
+
+def _go_on(trainer: Trainer, run: Run) -> Metrics:
+    """Train what is left of a run."""
+    from infomax_cli.core.files import write_text
+    from infomax_cli.errors import CheckpointError
+    from infomax_cli.runs import find_run
+
+    recipe = trainer.experiment.recipe
+    with run.lock():
+        run.remove_leftovers()
+        if run.last.exists():
+            trainer.resume(run)
+        elif run.metrics.exists() and run.metrics.stat().st_size > 0:
+            raise CheckpointError(f"{run.last} is gone", "put it back, or start a new run")
+        elif recipe.train.init is not None:  # killed before its first checkpoint
+            trainer.start_from(find_run(recipe.train.init, run.path.parent))
+        if trainer.step > trainer.total:
+            raise UsageError(
+                f"{run.path} has been trained for {trainer.step} steps, more than {trainer.total}", "give more steps"
+            )
+        if trainer.finished:
+            _say(
+                f"{run.path} is trained to its end, {trainer.total} steps; for more give train.steps= or train.epochs="
+            )
+            return {}
+        if run.recipe() != recipe:
+            write_text(run.recipe_file, _recipe_text(recipe))
+        return _train(trainer, run, "going on with")
+
+
+def _train(trainer: Trainer, run: Run, verb: str) -> Metrics:
+    from infomax_cli.console import messages
+    from infomax_cli.display import TrainDisplay
+
+    _say(f"{verb} {run.path} on {trainer.device}, steps {trainer.step} to {trainer.total}")
+    items = trainer.options.batch * trainer.options.accumulate
+    with TrainDisplay(messages(), start=trainer.step, total=trainer.total, batch=items) as display:
+        trainer.train(run, display)
+    return display.values
+
+
+def _recipe_text(recipe: Recipe) -> str:
+    return f"# Resolved by infomax; made from {recipe.source}\n{recipe.to_yaml()}"
+
+
+def _say(message: str) -> None:
+    from infomax_cli.console import messages
+
+    messages().print(message, soft_wrap=True, markup=False)
 
 
 def _describe(experiment: Experiment, *, as_json: bool) -> None:
     """What would be trained: the resolved recipe, the data, and every block with its losses and parameters."""
+    from rich.markup import escape
     from rich.table import Table
 
     from infomax_cli.console import print_json, results
@@ -164,10 +259,10 @@ def _describe(experiment: Experiment, *, as_json: bool) -> None:
         print_json({"recipe": experiment.recipe.to_dict(), "sizes": dict(experiment.data.sizes), "blocks": rows})
         return
     console = results()
-    console.print(experiment.recipe.to_yaml(), soft_wrap=True)
+    console.print(experiment.recipe.to_yaml(), soft_wrap=True, markup=False)
     console.print("items: " + ", ".join(f"{split} {size:,}" for split, size in experiment.data.sizes.items()))
     table = Table(*rows[0], box=None)
     for row in rows:
-        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row.values()))
+        table.add_row(*(escape(f"{cell:,}" if isinstance(cell, int) else str(cell)) for cell in row.values()))
     console.print(table)
     console.print(f"{sum(row['parameters'] for row in rows):,} parameters")

@@ -191,6 +191,11 @@ class Batch:
             ids=self.ids,
         )
 
+    def pin_memory(self) -> Batch:
+        """In memory that a GPU copies from while others compute; a loader calls it."""
+        labels = {name: label.pin_memory() for name, label in self.labels.items()}
+        return Batch(tuple(view.pin_memory() for view in self.views), labels, self.ids)
+
 
 @dataclass(frozen=True)
 class LossOutput:

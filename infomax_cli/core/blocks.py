@@ -26,8 +26,10 @@ from infomax_cli.core.api import (
     LossOutput,
     MapSpec,
     PluginError,
+    UsageError,
     stop_gradient,
 )
+from infomax_cli.errors import RecipeError
 from infomax_cli.recipe import Cut, SamplingOptions
 
 Group = tuple[int, ...]
@@ -42,7 +44,7 @@ def partition(stages: int, cut: Cut) -> tuple[Group, ...]:
     else:
         ends = sorted(set(cut))
         if wrong := [end for end in ends if not 0 <= end < stages - 1]:
-            raise InfomaxError(
+            raise RecipeError(
                 f"cut: there is nothing to cut after stage {wrong[0]}",
                 f"the encoder has stages 0 to {stages - 1}; cut after any of 0 to {stages - 2}",
             )
@@ -53,7 +55,7 @@ def partition(stages: int, cut: Cut) -> tuple[Group, ...]:
 def cut_for_splits(stages: int, splits: int) -> list[int]:
     """The cut into `splits` groups of equal size, the surplus stages going to the last groups."""
     if not 1 <= splits <= stages:
-        raise InfomaxError(f"--splits {splits}: the encoder has {stages} stages", f"choose 1 to {stages}")
+        raise UsageError(f"--splits {splits}: the encoder has {stages} stages", f"choose 1 to {stages}")
     size, surplus = divmod(stages, splits)
     sizes = [size] * (splits - surplus) + [size + 1] * surplus
     return [end - 1 for end in accumulate(sizes[:-1])]

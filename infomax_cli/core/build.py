@@ -7,6 +7,8 @@ and builds the rest.
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +20,11 @@ from torch import nn
 from infomax_cli import registry
 from infomax_cli.core.api import BlockSpec, Dataset, DataSpec, DoesNotFit, Encoder, Loss, PluginError, derive_seed
 from infomax_cli.core.blocks import Block, check_ownership, cut_for_splits, describe_blocks, partition
-from infomax_cli.errors import InfomaxError, RecipeError
+from infomax_cli.core.views import check_augmentations
+from infomax_cli.errors import DataError, InfomaxError, RecipeError
 from infomax_cli.paths import data_root
-from infomax_cli.recipe import LossEntry, PluginSection, Recipe, bind
+from infomax_cli.recipe import LossEntry, PluginSection, Recipe, bind, check_value, keyword_types
+from infomax_cli.wording import describe_error
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Experiment:
 def resolve(recipe: Recipe) -> Recipe:
     """Find every plugin that the recipe names, check its keys against the constructors, and fill in the defaults."""
     source = recipe.source
+    check_augmentations(recipe.views)
     losses = []
     for place, entry in enumerate(recipe.losses):
         where = "loss" if len(recipe.losses) == 1 else f"loss.{place}"
@@ -58,12 +63,22 @@ def _bound(kind: registry.Kind, section: PluginSection, where: str, source: str)
 
 def replace_data(raw: Mapping[str, Any], name: str) -> tuple[dict[str, Any], list[str]]:
     """The raw recipe with its data section made that of dataset `name`, and the keys kept because both know them."""
-    import inspect
-
-    known = set(inspect.signature(registry.load("datasets", name)).parameters) | {"root"}
+    factory = registry.load("datasets", name)
     old = raw.get("data")
-    kept = {key: value for key, value in old.items() if key in known} if isinstance(old, dict) else {}
+    kept = {key: value for key, value in old.items() if _takes(factory, key, value)} if isinstance(old, dict) else {}
     return {**raw, "data": {"name": name, **kept}}, sorted(kept)
+
+
+def _takes(factory: Callable[..., Any], key: str, value: Any) -> bool:
+    """Whether a dataset has an option `key` that may be `value`; every dataset has a root."""
+    parameters = inspect.signature(factory).parameters
+    if key not in parameters:
+        return key == "root"
+    try:
+        check_value(keyword_types(factory).get(key, Any), value, key, "")
+    except RecipeError:
+        return False
+    return True
 
 
 def build(recipe: Recipe, device: torch.device) -> Experiment:
@@ -71,16 +86,34 @@ def build(recipe: Recipe, device: torch.device) -> Experiment:
     root = Path(recipe.root or data_root())
     dataset = build_dataset(recipe)
     data = dataset.describe(root)
+    _check_data(recipe, data)
     encoder = build_encoder(recipe, device)
     groups = partition(len(encoder.stages), recipe.cut)
+    if recipe.train.block is not None and recipe.train.block >= len(groups):
+        raise RecipeError(f"train.block: there is no block {recipe.train.block}", f"blocks: 0 to {len(groups) - 1}")
     specs = describe_blocks(encoder, groups, data, recipe.views.count)
     losses = _build_losses(recipe, specs)
+    if not any(losses):
+        where = "" if recipe.train.block is None else f" of block {recipe.train.block}"
+        raise RecipeError(f"there is nothing to train: no loss is meant for any block{where}", "change loss.blocks")
     blocks = tuple(
         Block(encoder, spec, own, {name: weight for name, (_, weight) in pairs.items()}, recipe.sampling).to(device)
         for spec, pairs in zip(specs, losses, strict=True)
         for own in [{name: loss for name, (loss, _) in pairs.items()}]
     )
     return Experiment(recipe, root, dataset, data, encoder, blocks)
+
+
+def _check_data(recipe: Recipe, data: DataSpec) -> None:
+    """Refuse an empty train split, and batches drawn by what is no label of whole items."""
+    if not data.sizes.get("train"):
+        raise DataError(f"the train split of {recipe.data.name} is empty", "choose other data, or another subset")
+    label = recipe.train.batches_of
+    whole = [name for name, spec in data.labels.items() if not spec.aligned]
+    if label is not None and label not in whole:
+        raise RecipeError(
+            f"train.batches_of: the data has no label {label!r} of whole items", f"it has {', '.join(whole) or 'none'}"
+        )
 
 
 def build_dataset(recipe: Recipe) -> Dataset:
@@ -98,6 +131,8 @@ def build_encoder(recipe: Recipe, device: torch.device) -> Encoder:
     if not isinstance(made, nn.Module) or not isinstance(made, Encoder):
         raise PluginError(f"encoder {name} must be an nn.Module with stages, prepare, readout and geometry")
     encoder = cast(Encoder, made.to(device))
+    if not len(encoder.stages):
+        raise PluginError(f"encoder {name} has no stages")
     check_ownership(encoder)
     return encoder
 
@@ -108,12 +143,17 @@ def splits_override(recipe: Recipe, splits: int) -> list[int]:
 
 
 def _construct(factory: Callable[..., Any], options: Mapping[str, Any], what: str, *first: Any) -> Any:
+    """Whatever a constructor refuses is the recipe's doing, since it sees nothing else; the rest is its own."""
     try:
         return factory(*first, **options)
-    except InfomaxError:
+    except InfomaxError as error:
+        if type(error) is InfomaxError:
+            raise RecipeError(error.message, error.hint) from error
         raise
-    except (TypeError, ValueError, AssertionError) as error:
-        raise RecipeError(f"{what} refuses its options: {error}") from error
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise RecipeError(f"{what} refuses its options: {describe_error(error)}") from error
+    except Exception as error:  # a stranger's constructor may raise anything
+        raise PluginError(f"{what} cannot be built: {describe_error(error)}", "INFOMAX_DEBUG=1 shows where") from error
 
 
 _Judges = dict[str, tuple[Loss, float]]
@@ -153,7 +193,7 @@ def _wanted_blocks(entry: LossEntry, specs: Sequence[BlockSpec], source: str) ->
         return list(specs)
     if wrong := [block for block in entry.blocks if not 0 <= block < len(specs)]:
         raise RecipeError(
-            f"{source}: loss {entry.name}: there is no block {wrong[0]}", f"blocks: 0 to {len(specs) - 1}"
+            f"{source}: loss {entry.name}: blocks: there is no block {wrong[0]}", f"blocks: 0 to {len(specs) - 1}"
         )
     return [specs[block] for block in entry.blocks]
 
@@ -163,6 +203,9 @@ def _entry_names(entries: Sequence[LossEntry]) -> list[str]:
     names: list[str] = []
     for entry in entries:
         plain = entry.name.replace(":", "-").replace(".", "-")
-        count = sum(name == plain or name.startswith(f"{plain}_") for name in names)
-        names.append(plain if count == 0 else f"{plain}_{count + 1}")
+        numbered = (f"{plain}_{number}" for number in itertools.count(2))
+        # a `ModuleDict` has no place for a module called as one of its own methods
+        names.append(
+            next(n for n in itertools.chain([plain], numbered) if n not in names and not hasattr(nn.ModuleDict, n))
+        )
     return names

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pickle
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +18,47 @@ from torch import Tensor, nn
 
 from infomax_cli.core.files import write_atomically
 from infomax_cli.errors import CheckpointError
+from infomax_cli.wording import describe_error
+
+FORMAT = 1
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write `state` (tensors, numbers, strings and containers of them) so that `path` is whole at any moment."""
     with _writing(path) as temporary:
-        torch.save(state, temporary)
+        torch.save({"format": FORMAT, **state}, temporary)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read on the CPU. Raises `CheckpointError` when it is missing, damaged, or holds more than data."""
     try:
+        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise CheckpointError(f"{path} is damaged: the checksum of {damaged} is wrong", _NOTHING_OF_IT)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise CheckpointError(f"there is no checkpoint {path}") from error
+        raise CheckpointError(f"there is no checkpoint {path}", "name another run") from error
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} is damaged, or holds more than weights and numbers; it was not loaded",
             "infomax never runs code from a checkpoint; use a file that infomax wrote",
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
-    if not isinstance(state, dict):
-        raise CheckpointError(f"{path} is not a checkpoint of infomax")
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}", _NOTHING_OF_IT) from error
+    except Exception as error:  # a file that is no checkpoint can make its readers stumble anywhere
+        reason = "it is no zip archive" if isinstance(error, zipfile.BadZipFile) else describe_error(error)
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {reason}", _NOTHING_OF_IT) from error
+    if not isinstance(state, dict) or "format" not in state:
+        raise CheckpointError(f"{path} is not a checkpoint of infomax", _NOTHING_OF_IT)
+    if state["format"] != FORMAT:
+        raise CheckpointError(f"{path} was written by another version of infomax", "use that version to go on with it")
     return state
+
+
+_NOTHING_OF_IT = "nothing of it was used; put back a copy (train.keep leaves older ones), or start anew"
 
 
 def save_encoder(path: Path, encoder: nn.Module, recipe: dict[str, Any]) -> None:
@@ -56,17 +75,18 @@ def load_encoder_weights(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} cannot be read as encoder weights: {error}") from error
 
 
-def restore(module: nn.Module, weights: dict[str, Tensor], source: Path) -> None:
+def restore(module: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
     """Strictly load `weights` into `module`; says what differs first."""
+    hint = "choose a run with the same encoder, or give this one the options of that (`infomax recipes show`)"
     own = module.state_dict()
     for name in [*own, *weights]:
         if name not in weights:
-            raise CheckpointError(f"{source} has no {name}; it comes from another encoder")
+            raise CheckpointError(f"{source} has no {name}: it comes from another encoder", hint)
         if name not in own:
-            raise CheckpointError(f"{source} has {name}, which this encoder lacks; it comes from another encoder")
+            raise CheckpointError(f"{source} has {name}, which this encoder lacks: it comes from another one", hint)
         if own[name].shape != weights[name].shape:
             theirs, ours = tuple(weights[name].shape), tuple(own[name].shape)
-            raise CheckpointError(f"{source}: {name} is {theirs}, but this encoder's is {ours}")
+            raise CheckpointError(f"{source}: {name} is {theirs}, but this encoder's is {ours}", hint)
     module.load_state_dict(weights)
 
 
@@ -77,8 +97,17 @@ def _writing(path: Path) -> Iterator[Path]:
         with write_atomically(path) as temporary:
             yield temporary
     except (OSError, RuntimeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
         raise CheckpointError(
-            f"cannot write {path}: {reason}",
-            "make room or choose another folder with --runs; what was saved before is whole",
+            f"cannot write {path}: {_why(path, error)}",
+            "make room, or choose another folder with --runs; what was saved before is whole",
         ) from error
+
+
+def _why(path: Path, error: Exception) -> str:
+    """In the system's words; torch and safetensors do not pass on why a write failed."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    with contextlib.suppress(OSError):
+        if os.statvfs(path.parent).f_bavail == 0:
+            return "no space left on device"
+    return describe_error(error)

@@ -15,21 +15,31 @@ _DTYPES = {"none": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 def choose_device(name: str) -> torch.device:
     """``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``. Raises `UsageError` when it is not there."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if name == "auto":
-        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return accelerator or torch.device("cpu")
+        return torch.device("cpu") if accelerator is None else accelerator
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError(f"--device {name}: no such device", "use auto, cpu, cuda, cuda:1 or mps") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"--device {name}: there is no such device", "use auto, cpu, cuda, cuda:1 or mps") from error
+    if device.type == "cpu":
+        return torch.device("cpu")
+    count = torch.accelerator.device_count() if accelerator is not None and accelerator.type == device.type else 0
+    if (device.index or 0) >= count:
         raise UsageError(
-            f"--device {name}: this machine shows {torch.cuda.device_count()} CUDA devices to torch",
+            f"--device {name}: torch finds {count} {device.type} devices on this machine",
             "use --device cpu, or see `infomax doctor`",
         )
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("--device mps: Metal is not available", "use --device cpu")
     return device
+
+
+def make_repeatable(device: torch.device) -> None:
+    """Have a GPU sum in the same order every time, so that a resumed run equals the uninterrupted one."""
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it costs time
 
 
 def autocast(device: torch.device, amp: Amp) -> torch.autocast:

@@ -1,20 +1,25 @@
-"""What a run writes down: metrics.jsonl and TensorBoard. The screen is the trainer's `Display`."""
+"""What a run leaves to read: ``metrics.jsonl`` and TensorBoard's events."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
 
 import torch
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
+from torch.utils.tensorboard.writer import FileWriter, SummaryWriter
 
 from infomax_cli.errors import CheckpointError
 from infomax_cli.runs import Run
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard.writer import SummaryWriter
 
 
 class Meter:
@@ -48,50 +53,124 @@ class Meter:
 class Logbook:
     """One line of JSON a reading in ``metrics.jsonl`` (only what the seed determines), and TensorBoard beside it.
 
-    Opened at `step`, the last that a checkpoint holds: whatever was written after it is cut away.
+    Opened at `step` with the `marks` that `sync` returned for the checkpoint of that step: whatever was written after
+    them is cut away, so that the logs hold what those of an uninterrupted run hold. No marks, nothing is cut.
     """
 
-    def __init__(self, run: Run, step: int) -> None:
-        from torch.utils.tensorboard.writer import SummaryWriter
-
-        try:
-            self._cut(run, step)
+    def __init__(self, run: Run, step: int, marks: Mapping[str, int] | None) -> None:
+        self._run = run
+        with self._writing():
+            if marks is not None:
+                _cut(run, marks)
             self._file = run.metrics.open("a", encoding="utf-8")
-            self.board: SummaryWriter = SummaryWriter(str(run.path), purge_step=step + 1 if step else None)
-        except OSError as error:
-            raise CheckpointError(f"cannot write the log in {run.path}: {error.strerror}") from error
+            self.board: SummaryWriter = _Board(run.path, purge_step=step + 1 if marks else None)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self.board.add_scalar(name, value, step)
+        """A line in both; what is not a number is null in JSON, which has no word for it."""
+        numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        with self._writing():
+            self._file.write(json.dumps({"step": step, **numbers}) + "\n")
+            self._file.flush()
+            self.watch(step, values)
+            self.board.flush()
 
     def watch(self, step: int, values: Mapping[str, float]) -> None:
-        """For TensorBoard alone: what differs from machine to machine, such as speed."""
+        """For TensorBoard alone."""
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
 
-    def sync(self) -> None:
-        """Put everything on disk, before a checkpoint that vouches for it."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self.board.flush()
+    def sync(self) -> dict[str, int]:
+        """Put everything on disk, before a checkpoint that vouches for it, and return how long each file is now."""
+        with self._writing():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self.board.flush()
+            return {path.name: path.stat().st_size for path in _files(self._run)}
 
     def close(self) -> None:
-        self._file.close()
-        self.board.close()
+        """What could not be written by now no checkpoint vouches for: it is not worth hiding another error."""
+        for file in (self._file, self.board):
+            with contextlib.suppress(OSError):
+                file.close()
 
-    @staticmethod
-    def _cut(run: Run, step: int) -> None:
-        if not run.metrics.exists():
-            return
-        with run.metrics.open("rb+") as file:
-            end = 0
-            for line in file:
-                try:
-                    if json.loads(line)["step"] > step:
-                        break
-                except ValueError:  # the line that was being written when the run was killed
-                    break
-                end += len(line)
-            file.truncate(end)
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot write the log in {self._run.path}: {error.strerror or error}",
+                "make room, or choose another folder with --runs; the last checkpoint is whole",
+            ) from error
+
+
+_OURS = ".train"  # tells the trainer's events from those that others write into the run
+
+
+def _files(run: Run) -> list[Path]:
+    return [run.metrics, *sorted(run.path.glob(f"events.out.tfevents.*{_OURS}"))]
+
+
+def _cut(run: Run, marks: Mapping[str, int]) -> None:
+    for path in _files(run):
+        if path.name not in marks:
+            path.unlink(missing_ok=True)
+        elif path.stat().st_size > marks[path.name]:
+            os.truncate(path, marks[path.name])
+
+
+class _Board(SummaryWriter):
+    """A `SummaryWriter` that writes when it is told to, in the thread that told it.
+
+    TensorBoard's own writes in a thread, where a full disk ends in a traceback that nobody can catch.
+    """
+
+    def __init__(self, folder: Path, purge_step: int | None) -> None:
+        self._folder = folder
+        super().__init__(str(folder), purge_step=purge_step)
+
+    def _get_file_writer(self) -> FileWriter:
+        given: FileWriter | None = self.file_writer
+        if given is not None:
+            return given
+        made = _Events(self._folder)
+        self.file_writer = made  # type: ignore[assignment]  # torch declares nothing, so that mypy thinks it None
+        self.all_writers = {str(self._folder): made}  # type: ignore[assignment]
+        if self.purge_step is not None:  # for a TensorBoard that has already read what was cut away
+            made.add_event(Event(session_log=SessionLog(status=SessionLog.START)), self.purge_step)
+        return made
+
+    def close(self) -> None:
+        """Once, and without the flush that comes first in TensorBoard's: closing flushes, and closes even so."""
+        if self.file_writer is not None:
+            self.file_writer.close()
+        self.file_writer = self.all_writers = None
+
+
+class _Events(FileWriter):
+    """A `FileWriter` onto a new file of events in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.event_writer = _EventFile(folder)  # in place of the one with a thread
+        self.add_event(Event(file_version="brain.Event:2"))
+
+
+class _EventFile:
+    """What a `FileWriter` asks of the file below it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = _open_new(folder)
+        self._records = RecordWriter(self._file)
+        self.flush, self.close = self._file.flush, self._file.close
+
+    def add_event(self, event: Any) -> None:
+        self._records.write(event.SerializeToString())
+
+
+def _open_new(folder: Path) -> IO[bytes]:
+    """Named as TensorBoard names its files: it reads them in the order of their names."""
+    for number in range(1000):
+        unique = f"{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{number}"
+        with contextlib.suppress(FileExistsError):
+            return (folder / f"events.out.tfevents.{unique}{_OURS}").open("xb")
+    raise FileExistsError(f"no free name for TensorBoard's events in {folder}")

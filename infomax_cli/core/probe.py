@@ -267,6 +267,7 @@ class _Probing:
             all_depths=len(self.depths) == len(self.subject.encoder.stages),
             scores=tuple(scores),
             notes=tuple(dict.fromkeys(self.notes[label])),
+            step=self.subject.step,
         )
 
     # --- what is to be known ------------------------------------------------------------------------------------------

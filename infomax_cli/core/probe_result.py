@@ -45,7 +45,8 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeResult:
-    """One label, read from every layer. `chance` is the accuracy of always naming the commonest training class."""
+    """One label, read from every layer. `chance` is the accuracy of always naming the commonest training class, `step`
+    that of the older checkpoint that was probed, None for the newest."""
 
     label: str
     aligned: bool
@@ -63,6 +64,7 @@ class ProbeResult:
     all_depths: bool
     scores: tuple[Score, ...]
     notes: tuple[str, ...]
+    step: int | None = None
 
     def of(self, source: str) -> tuple[Score, ...]:
         """The scores of ``trained``, ``random``, ``mfcc`` or ``raw``, by depth."""
@@ -77,7 +79,12 @@ class ProbeResult:
 
     @property
     def stem(self) -> str:
-        """The name of its files, which tells apart what was probed differently."""
+        """The name of its files."""
+        return self.series if self.step is None else f"{self.series}-step{self.step}"
+
+    @property
+    def series(self) -> str:
+        """What tells apart what was probed differently, whatever the step."""
         parts = [self.label, self.classifier, *([] if self.aligned else [self.pool])]
         parts += [self.protocol] if self.protocol != "optimum" else []
         parts += [f"n{self.labels_per_class}"] if self.labels_per_class else []
@@ -120,9 +127,9 @@ def write_result(run: Run, result: ProbeResult) -> tuple[Path, Path]:
 def _log_to_tensorboard(run: Run, result: ProbeResult) -> None:
     from torch.utils.tensorboard.writer import SummaryWriter
 
-    default = result.stem == "-".join([result.label, "linear", *([] if result.aligned else ["mean"])])
-    name = result.label if default else result.stem
-    step = _last_step(run)
+    default = result.series == "-".join([result.label, "linear", *([] if result.aligned else ["mean"])])
+    name = result.label if default else result.series
+    step = _last_step(run) if result.step is None else result.step
     with SummaryWriter(str(run.path)) as board:
         for score in result.scores:
             place = [] if score.source == "trained" else [score.source]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,6 +13,7 @@ from infomax_cli.core import build
 from infomax_cli.core.api import Dataset, DataSpec, Encoder, derive_seed
 from infomax_cli.core.blocks import module_of
 from infomax_cli.core.checkpoint import load_checkpoint, load_encoder_weights, restore
+from infomax_cli.errors import UsageError
 from infomax_cli.paths import data_root
 from infomax_cli.recipe import Recipe
 from infomax_cli.runs import Run
@@ -19,7 +21,8 @@ from infomax_cli.runs import Run
 
 @dataclass(frozen=True)
 class Subject:
-    """An encoder on its device, and the data that its recipe names, which lies under `root`."""
+    """An encoder on its device, and the data that its recipe names, which lies under `root`. `step` is the step of the
+    checkpoint that it comes from, where one was asked for."""
 
     recipe: Recipe
     root: Path
@@ -27,20 +30,34 @@ class Subject:
     data: DataSpec
     encoder: Encoder
     device: torch.device
+    step: int | None = None
 
 
-def load_subject(run: Run, device: torch.device, root: Path | None = None) -> Subject:
-    """Needs nothing but the run's folder and the data, which may lie under another `root` than the run found it."""
+def load_subject(run: Run, device: torch.device, root: Path | None = None, step: int | None = None) -> Subject:
+    """Needs nothing but the run's folder and the data, which may lie under another `root` than the run found it.
+
+    The encoder is the newest, or that of an older checkpoint, by its `step`, where `train.keep` kept it.
+    """
     recipe = run.recipe()
     where = root or Path(recipe.root or data_root())
     dataset = build.build_dataset(recipe)
     data = dataset.describe(where)
     encoder = build.build_encoder(recipe, device)
-    if run.encoder_file.exists():
+    if step is not None:
+        restore(module_of(encoder), _checkpoint_of(run, step)["encoder"], run.numbered(step))
+    elif run.encoder_file.exists():
         restore(module_of(encoder), load_encoder_weights(run.encoder_file), run.encoder_file)
     else:
         restore(module_of(encoder), load_checkpoint(run.last)["encoder"], run.last)
-    return Subject(recipe, where, dataset, data, encoder, device)
+    return Subject(recipe, where, dataset, data, encoder, device, step)
+
+
+def _checkpoint_of(run: Run, step: int) -> dict[str, Any]:
+    kept = [int(path.stem.partition("-")[2]) for path in sorted(run.checkpoints.glob("step-*.pt"))]
+    if step not in kept:
+        steps = ", ".join(map(str, kept)) or "none; train.keep=N keeps the newest N"
+        raise UsageError(f"{run.path} has no checkpoint of step {step}", f"kept: {steps}")
+    return load_checkpoint(run.numbered(step))
 
 
 def untrained(subject: Subject, seed: int) -> Encoder:

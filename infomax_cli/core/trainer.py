@@ -6,29 +6,34 @@ back through. The graph of a block dies before the next one is built: that is th
 
 from __future__ import annotations
 
+import contextlib
 import os
-import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from types import FrameType
+import shlex
+import shutil
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from infomax_cli.core.api import Batch, DataError, InfomaxError, Split, derive_seed
-from infomax_cli.core.blocks import Block, module_of
-from infomax_cli.core.build import Experiment
+from infomax_cli.core.blocks import Block, BlockOutput, module_of
+from infomax_cli.core.build import Experiment, resolve
 from infomax_cli.core.checkpoint import load_checkpoint, restore, save_checkpoint, save_encoder
-from infomax_cli.core.device import autocast, default_workers, gradient_scaler
+from infomax_cli.core.device import autocast, default_workers
+from infomax_cli.core.files import write_atomically
 from infomax_cli.core.logbook import Logbook, Meter
 from infomax_cli.core.pictures import log_batch
 from infomax_cli.core.schedule import rate_factor
+from infomax_cli.core.stepper import Stepper
+from infomax_cli.core.stopping import leave_stopping_to_the_parent, stop_requested
 from infomax_cli.core.views import EpochBatches, ViewedSplit, collate, validation_batches
-from infomax_cli.errors import CheckpointError, Diverged, Interrupted, RecipeError
-from infomax_cli.recipe import TrainOptions
-from infomax_cli.runs import Run
+from infomax_cli.errors import CheckpointError, Diverged, Interrupted
+from infomax_cli.recipe import TrainOptions, differences, parse
+from infomax_cli.runs import MAY_CHANGE_ON_RESUME, Run
+
+Stopping = Callable[[], bool]
 
 
 class Display(Protocol):
@@ -39,126 +44,119 @@ class Display(Protocol):
     def metrics(self, step: int, values: Mapping[str, float]) -> None: ...
 
 
-class Stepper:
-    """An optimizer with its own scaling and clipping, so that no other's step depends on it."""
-
-    def __init__(self, parameters: Sequence[nn.Parameter], options: TrainOptions, device: torch.device) -> None:
-        self.parameters = list(parameters)
-        self.clip = options.clip
-        self.optimizer = _optimizer(self.parameters, options)
-        self.scaler = gradient_scaler(device, options.amp)
-
-    def backward(self, loss: Tensor) -> None:
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-
-    def step(self, rate: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        if self.clip is not None:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.parameters, self.clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def state(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-
-
-def _optimizer(parameters: list[nn.Parameter], options: TrainOptions) -> torch.optim.Optimizer:
-    common: dict[str, Any] = {"lr": options.lr, "weight_decay": options.weight_decay, "fused": True}
-    if options.optimizer == "sgd":
-        return torch.optim.SGD(parameters, momentum=options.momentum, **common)
-    kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, betas=(options.betas[0], options.betas[1]), eps=options.eps, **common)
-
-
 class Trainer:
-    """Trains the blocks of an experiment and keeps its run. `step` counts optimizer steps done."""
+    """Trains the blocks of an experiment and keeps its run. `step` counts optimizer steps done.
 
-    def __init__(self, experiment: Experiment, run: Run, device: torch.device) -> None:
+    `awaits_validation`: this step's validation is due, and was put off by a request to stop.
+    """
+
+    def __init__(self, experiment: Experiment, device: torch.device) -> None:
         self.experiment = experiment
         self.options = experiment.recipe.train
-        self.run = run
         self.device = device
         self.step = 0
+        self.awaits_validation = False
         self.meter = Meter()
-        self.blocks = _running_blocks(experiment.blocks, self.options)
+        self.blocks = _running_blocks(experiment.blocks)
         self.frozen = {block.index for block in self.blocks if not _is_trained(block, self.options)}
+        self._set_modes()
         self.steppers = self._make_steppers()
         self.split = experiment.dataset.split(experiment.root, "train")
-        self._bad_step = torch.full((len(self.blocks),), -1, device=device)
-        batches = self._batches(stop=1)
-        self.steps_per_epoch = max(1, batches.per_epoch // self.options.accumulate)
+        self.steps_per_epoch = max(1, self._batches(0, 0).per_epoch // self.options.accumulate)
         self.total = self.options.steps or (self.options.epochs or 0) * self.steps_per_epoch
+        self._bad_steps: dict[str, Tensor] = {}
+        self._marks: Mapping[str, int] | None = {}
+        self._saved: tuple[int, bool] | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.step == self.total and not self.awaits_validation
 
     # --- starting -----------------------------------------------------------------------------------------------------
 
     def start_from(self, source: Run) -> None:
         """Take the encoder's weights from another run, and nothing else of it."""
-        state = load_checkpoint(source.last)
-        restore(module_of(self.experiment.encoder), state["encoder"], source.last)
+        with _understanding(source):
+            restore(module_of(self.experiment.encoder), load_checkpoint(source.last)["encoder"], source.last)
 
-    def resume(self) -> None:
-        """Go on after the last checkpoint as though nothing had happened."""
-        state = load_checkpoint(self.run.last)
-        restore(module_of(self.experiment.encoder), state["encoder"], self.run.last)
-        try:
+    def resume(self, run: Run) -> None:
+        """Go on after the last checkpoint of `run` as though nothing had happened."""
+        state = load_checkpoint(run.last)
+        with _understanding(run):
+            self._refuse_another_recipe(state["recipe"], run)
+            restore(module_of(self.experiment.encoder), state["encoder"], run.last)
             for block in self.blocks:
                 block.losses.load_state_dict(state["losses"][str(block.index)])
             for name, stepper in self.steppers.items():
                 stepper.restore(state["steppers"][name])
             self.meter.restore(state["meter"], self.device)
-            self.step = state["step"]
-        except (KeyError, RuntimeError, ValueError, TypeError) as error:
-            reason = str(error).splitlines()[0]
-            raise CheckpointError(f"{self.run.last} does not belong to its run's recipe: {reason}") from error
+            self.step = int(state["step"])
+            self.awaits_validation = bool(state.get("awaits_validation", False))
+            self._marks = state.get("log")
+            self._saved = self.step, self.awaits_validation
+
+    def _refuse_another_recipe(self, saved: Mapping[str, Any], run: Run) -> None:
+        then, now = resolve(parse(saved, str(run.last))), self.experiment.recipe
+        if changed := [key for key in differences(then, now) if key not in MAY_CHANGE_ON_RESUME]:
+            raise CheckpointError(
+                f"{run.recipe_file} is no longer the recipe that {run.last} was trained by: {', '.join(changed)}",
+                f"change it back, or start a new run from its weights with --from {run.path}",
+            )
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
-    def train(self, display: Display) -> None:
+    def train(self, run: Run, display: Display) -> None:
         """Train to the end. Raises `Interrupted` after saving when asked to stop, `Diverged` on a loss not finite."""
-        logbook = Logbook(self.run, self.step)
+        logbook = Logbook(run, self.step, self._marks)
         try:
-            with _stop_requested() as stopping:
-                self._loop(logbook, display, stopping)
+            with stop_requested() as stopping:
+                self._loop(run, logbook, display, stopping)
+        except RuntimeError as error:
+            if str(error).startswith("DataLoader worker"):  # found out at any time, in whatever is being done
+                raise DataError(
+                    f"a loader process died: {str(error).splitlines()[0]}",
+                    "it may have run out of memory: fewer train.workers need less; train.workers=0 tells more",
+                ) from error
+            raise
         finally:
             logbook.close()
 
-    def _loop(self, logbook: Logbook, display: Display, stopping: Callable[[], bool]) -> None:
-        options, batches = self.options, self._train_batches()
-        if self.step == 0:
-            self.save(logbook)
-        while self.step < self.total:
-            for part in range(options.accumulate):
-                batch = next(batches)
-                if self.step == 0 and part == 0:
-                    log_batch(logbook.board, batch, self.experiment.data)
-                self._train_on(batch, part)
-            self.step += 1
-            ended = self.step == self.total
-            display.progress(self.step)
-            if self._due(options.log_every) or ended:
-                self._log(logbook, display)
-            if self._due(options.validate_every or self.steps_per_epoch) or ended:
-                self._validate(logbook, display)
-            if self._due(options.save_every) or ended or stopping():
-                self.save(logbook)
-            if stopping() and not ended:
-                raise Interrupted(
-                    f"stopped at step {self.step}; saved in {self.run.path}",
-                    f"go on with: infomax train {self.run.path} --resume",
-                )
+    def _loop(self, run: Run, logbook: Logbook, display: Display, stopping: Stopping) -> None:
+        with contextlib.closing(self._train_batches()) as batches:
+            while True:
+                if self.awaits_validation and not stopping():
+                    self._validate(logbook, display, stopping)
+                if self._should_save(stopping):
+                    self.save(run, logbook)
+                if self.finished:
+                    return
+                if stopping():
+                    raise Interrupted(
+                        f"at step {self.step}; saved in {run.path}",
+                        f"go on with: infomax train {shlex.quote(str(run.path))} --resume",
+                    )
+                self._make_step(batches, logbook)
+                display.progress(self.step)
+                ended = self.step == self.total
+                if ended or self.step % self.options.log_every == 0:
+                    self._log(logbook, display)
+                validate_every = self.options.validate_every or self.steps_per_epoch
+                self.awaits_validation = self._holds_out and (ended or self.step % validate_every == 0)
+
+    def _make_step(self, batches: Iterator[Batch], logbook: Logbook) -> None:
+        """An optimizer step, for which `accumulate` batches are run."""
+        for part in range(self.options.accumulate):
+            batch = next(batches)
+            if self.step == 0 and part == 0:
+                logbook.board.add_text("recipe", f"```yaml\n{self.experiment.recipe.to_yaml()}```", 0)
+                log_batch(logbook.board, batch, self.experiment.data)
+            self._train_on(batch, part)
+        self.step += 1
 
     def _train_on(self, batch: Batch, part: int) -> None:
         """One batch through every block: each is stepped before the next is run."""
         batch = batch.to(self.device, non_blocking=True)
         inputs = self._prepare(batch)
-        rate = self.options.lr * rate_factor(self.options, self.step, self.total, self.steps_per_epoch)
         for block in self.blocks:
             self._seed("train", self.step * self.options.accumulate + part, block)
             if block.index in self.frozen:
@@ -167,19 +165,19 @@ class Trainer:
                 continue
             inputs = self._train_block(block, inputs, batch)
             if part == self.options.accumulate - 1:
-                for name in self._stepper_names(block):
-                    self.steppers[name].step(rate)
+                for stepper in filter(None, self._steppers_of(block)):
+                    stepper.step(self._rate(self.step))
         if self.device.type == "cpu":  # reading it costs nothing here; elsewhere it waits for the next log
             self._check_finite()
 
     def _train_block(self, block: Block, inputs: Sequence[Tensor], batch: Batch) -> tuple[Tensor, ...]:
         with autocast(self.device, self.options.amp):
             output = block(inputs, batch)
-        for name, loss in zip(self._stepper_names(block), (output.total, output.monitored), strict=False):
-            if loss is not None:
-                self.steppers[name].backward(loss / self.options.accumulate)
+        self._note_finite(block, output)
+        for stepper, loss in zip(self._steppers_of(block), (output.total, output.monitored), strict=True):
+            if stepper is not None and loss is not None:
+                stepper.backward(loss / self.options.accumulate)
         self.meter.add(_named("train", block, output.terms | output.watched))
-        self._note_finite(block, [*output.terms.values()])
         outputs: tuple[Tensor, ...] = output.outputs
         return outputs
 
@@ -191,24 +189,34 @@ class Trainer:
         rank = 0
         torch.manual_seed(derive_seed(self.options.seed, phase, number, block.index, rank))
 
-    def _due(self, every: int) -> bool:
-        return self.step % every == 0
+    def _rate(self, step: int) -> float:
+        """The learning rate of the step after `step` of them."""
+        return self.options.lr * rate_factor(self.options, step, self.total, self.steps_per_epoch)
 
     # --- what must stay finite ----------------------------------------------------------------------------------------
 
-    def _note_finite(self, block: Block, terms: Sequence[Tensor]) -> None:
-        """Remember, where it was computed, the first step at which a block's loss was not finite."""
-        bad = ~torch.isfinite(torch.stack([term.float() for term in terms])).all()
-        slot = self._bad_step[self.blocks.index(block)]
-        slot.copy_(torch.where(bad & (slot < 0), torch.full_like(slot, self.step), slot))
+    def _note_finite(self, block: Block, output: BlockOutput) -> None:
+        """Remember, where it was computed, the first step at which each of a block's losses was not finite."""
+        sums = {"weighted sum": output.total, "weighted sum of monitors": output.monitored}
+        for name, loss in {**output.terms, **sums}.items():
+            if loss is None:
+                continue
+            name = f"{name} of block {block.index}"
+            before = self._bad_steps.get(name, torch.full_like(loss, -1, dtype=torch.int64))
+            here = torch.full_like(before, self.step + 1)
+            self._bad_steps[name] = torch.where((before < 0) & ~torch.isfinite(loss.detach()), here, before)
 
     def _check_finite(self) -> None:
-        for block, step in zip(self.blocks, self._bad_step.tolist(), strict=True):
-            if step >= 0:
-                raise Diverged(
-                    f"the loss of block {block.index} is not finite at step {step}",
-                    f"the last good checkpoint is kept in {self.run.checkpoints}; lower train.lr, or set train.clip=1",
-                )
+        if not self._bad_steps:
+            return
+        steps = torch.stack(list(self._bad_steps.values())).tolist()
+        bad = [(step, place, name) for place, (name, step) in enumerate(zip(self._bad_steps, steps, strict=True))]
+        if first := min((entry for entry in bad if entry[0] > 0), default=None):
+            raise self._diverged(f"the loss {first[2]} is not finite at step {first[0]}")
+
+    def _diverged(self, what: str) -> Diverged:
+        kept = "" if self._saved is None else f"the checkpoint of step {self._saved[0]} is kept; "
+        return Diverged(what, f"{kept}try a lower train.lr, or train.clip=1, anew or --from this run")
 
     # --- reading, validating, saving ----------------------------------------------------------------------------------
 
@@ -216,75 +224,93 @@ class Trainer:
         self._check_finite()
         values = self.meter.read()
         logbook.write(self.step, values)
+        logbook.watch(self.step, {"train/lr": self._rate(self.step - 1)})
         display.metrics(self.step, values)
 
+    @property
+    def _holds_out(self) -> bool:
+        return bool(self.experiment.data.sizes.get("validation"))
+
     @torch.no_grad()
-    def _validate(self, logbook: Logbook, display: Display) -> None:
-        """The losses on held-out items, with seeds that never change; skipped where the data holds none out."""
-        if not self.experiment.data.sizes.get("validation"):
-            return
+    def _validate(self, logbook: Logbook, display: Display, stopping: Stopping) -> None:
+        """The losses on held-out items, with seeds that never change. A request to stop puts it off."""
         split = self.experiment.dataset.split(self.experiment.root, "validation")
-        batches = validation_batches(len(split), self.options.batch, self.options.seed)
         meter = Meter()
         for block in self.blocks:
             block.eval()
-        for number, batch in enumerate(self._load(split, batches)):
-            batch = batch.to(self.device, non_blocking=True)
-            inputs = self._prepare(batch)
-            for block in self.blocks:
-                self._seed("validation", number, block)
-                with autocast(self.device, self.options.amp):
-                    output = block(inputs, batch)
-                meter.add(_named("validation", block, output.terms | output.watched), weight=len(batch.ids))
-                inputs = output.outputs
+        with contextlib.closing(
+            self._load(split, validation_batches(len(split), self.options.batch, self.options.seed))
+        ) as batches:
+            for number, batch in enumerate(batches):
+                if stopping():
+                    break
+                self._validate_on(batch.to(self.device, non_blocking=True), number, meter)
+            else:
+                self.awaits_validation = False
         self._set_modes()
-        values = meter.read()
-        logbook.write(self.step, values)
-        display.metrics(self.step, values)
+        if not self.awaits_validation:
+            values = meter.read()
+            logbook.write(self.step, values)
+            display.metrics(self.step, values)
 
-    def save(self, logbook: Logbook) -> None:
-        """Checkpoint, encoder and logs, each whole at any moment; never a model that is no longer finite."""
+    def _validate_on(self, batch: Batch, number: int, meter: Meter) -> None:
+        inputs = self._prepare(batch)
+        for block in self.blocks:
+            self._seed("validation", number, block)
+            with autocast(self.device, self.options.amp):
+                output = block(inputs, batch)
+            meter.add(_named("validation", block, output.terms | output.watched), weight=len(batch.ids))
+            inputs = output.outputs
+
+    def _should_save(self, stopping: Stopping) -> bool:
+        due = self.step % self.options.save_every == 0 or self.step == self.total or stopping()
+        return due and self._saved != (self.step, self.awaits_validation)
+
+    def save(self, run: Run, logbook: Logbook) -> None:
+        """Logs, encoder and checkpoint, each whole at any moment; never a model that is no longer finite.
+
+        The checkpoint is the last of them: it vouches for the others, and a run that was killed before it was whole
+        goes on from the one before.
+        """
         self._check_finite()
         encoder = module_of(self.experiment.encoder)
-        for name, tensor in encoder.state_dict().items():
-            if not torch.isfinite(tensor).all():
-                raise Diverged(f"{name} is no longer finite at step {self.step}", "lower train.lr, or set train.clip=1")
-        logbook.sync()
+        for part in (encoder, *(block.losses for block in self.blocks)):
+            for name, tensor in part.state_dict().items():
+                if not torch.isfinite(tensor).all():
+                    raise self._diverged(f"the weight {name} is no longer finite at step {self.step}")
+        marks = logbook.sync()
         recipe = self.experiment.recipe.to_dict()
+        save_encoder(run.encoder_file, encoder, recipe)
         save_checkpoint(
-            self.run.last,
+            run.last,
             {
-                "format": 1,
                 "step": self.step,
+                "awaits_validation": self.awaits_validation,
                 "recipe": recipe,
                 "encoder": encoder.state_dict(),
                 "losses": {str(block.index): block.losses.state_dict() for block in self.blocks},
                 "steppers": {name: stepper.state() for name, stepper in self.steppers.items()},
                 "meter": self.meter.state(),
+                "log": marks,
             },
         )
-        save_encoder(self.run.encoder_file, encoder, recipe)
-        _keep_older(self.run, self.step, self.options.keep)
+        self._saved = self.step, self.awaits_validation
+        _keep_older(run, self.step, self.options.keep)
 
     # --- data ---------------------------------------------------------------------------------------------------------
 
-    def _batches(self, *, stop: int) -> EpochBatches:
-        if not len(self.split):
-            raise DataError(f"the train split of {self.experiment.recipe.data.name} is empty")
+    def _batches(self, start: int, stop: int) -> EpochBatches:
         label = self.options.batches_of
-        if label is not None and label not in self.experiment.data.labels:
-            known = ", ".join(self.experiment.data.labels) or "none"
-            raise RecipeError(f"train.batches_of: the data has no label {label!r}", f"labels: {known}")
         groups = None if label is None else self.split.item_labels(label)
-        start = self.step * self.options.accumulate
         return EpochBatches(
             len(self.split), self.options.batch, self.options.seed, start=start, stop=stop, groups=groups
         )
 
-    def _train_batches(self) -> Iterator[Batch]:
-        return self._load(self.split, self._batches(stop=self.total * self.options.accumulate))
+    def _train_batches(self) -> Generator[Batch, None, None]:
+        accumulate = self.options.accumulate
+        return self._load(self.split, self._batches(self.step * accumulate, self.total * accumulate))
 
-    def _load(self, split: Split, batches: Any) -> Iterator[Batch]:
+    def _load(self, split: Split, batches: Any) -> Generator[Batch, None, None]:
         workers = default_workers() if self.options.workers is None else self.options.workers
         loader = DataLoader(
             ViewedSplit(split, self.experiment.recipe.views),
@@ -292,7 +318,7 @@ class Trainer:
             collate_fn=collate,
             num_workers=workers,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=_leave_interrupts_to_the_parent,
+            worker_init_fn=leave_stopping_to_the_parent,
         )
         for batch in loader:
             if isinstance(batch, InfomaxError):
@@ -302,18 +328,20 @@ class Trainer:
     # --- blocks -------------------------------------------------------------------------------------------------------
 
     def _make_steppers(self) -> dict[str, Stepper]:
-        self._set_modes()
+        """By name: one for each trained block, and one for the monitors on it."""
         steppers = {}
         for block in self.blocks:
-            parts = (block.trained_parameters(), block.monitor_parameters())
-            for name, parameters in zip((f"block{block.index}", f"block{block.index}/monitors"), parts, strict=True):
-                if parameters and block.index not in self.frozen:
+            if block.index in self.frozen:
+                continue
+            parts = (block.trained_parameters() if block.is_trained else [], block.monitor_parameters())
+            for name, parameters in zip(_stepper_names(block), parts, strict=True):
+                if parameters:
                     steppers[name] = Stepper(parameters, self.options, self.device)
         return steppers
 
-    def _stepper_names(self, block: Block) -> tuple[str, ...]:
-        names = (f"block{block.index}", f"block{block.index}/monitors")
-        return tuple(name for name in names if name in self.steppers)
+    def _steppers_of(self, block: Block) -> tuple[Stepper | None, Stepper | None]:
+        trained, monitors = _stepper_names(block)
+        return self.steppers.get(trained), self.steppers.get(monitors)
 
     def _set_modes(self) -> None:
         for block in self.blocks:
@@ -328,7 +356,8 @@ def describe_blocks_trained(experiment: Experiment) -> list[dict[str, Any]]:
     for block in experiment.blocks:
         output = block.spec.output
         trained = _is_trained(block, experiment.recipe.train)
-        parameters = [*block.trained_parameters(), *block.monitor_parameters()] if trained else []
+        parameters = block.monitor_parameters() if trained else []
+        parameters += block.trained_parameters() if trained and block.is_trained else []
         rows.append(
             {
                 "block": block.index,
@@ -342,10 +371,8 @@ def describe_blocks_trained(experiment: Experiment) -> list[dict[str, Any]]:
     return rows
 
 
-def _running_blocks(blocks: Sequence[Block], options: TrainOptions) -> list[Block]:
+def _running_blocks(blocks: Sequence[Block]) -> list[Block]:
     """The blocks up to the last one that any loss looks at."""
-    if options.block is not None and not 0 <= options.block < len(blocks):
-        raise RecipeError(f"train.block: there is no block {options.block}", f"blocks: 0 to {len(blocks) - 1}")
     last = max(block.index for block in blocks if len(block.losses))
     return list(blocks[: last + 1])
 
@@ -354,42 +381,35 @@ def _is_trained(block: Block, options: TrainOptions) -> bool:
     return len(block.losses) > 0 and options.block in (None, block.index)
 
 
+def _stepper_names(block: Block) -> tuple[str, str]:
+    return f"block{block.index}", f"block{block.index}/monitors"
+
+
 def _named(phase: str, block: Block, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{phase}/block{block.index}/{name}": value for name, value in values.items()}
 
 
+@contextlib.contextmanager
+def _understanding(run: Run) -> Iterator[None]:
+    """A checkpoint that is whole may still hold something else than is looked for."""
+    try:
+        yield
+    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{run.last} is not what this recipe makes: {reason}", "was it copied from another run?"
+        ) from error
+
+
 def _keep_older(run: Run, step: int, keep: int) -> None:
     """A second name for this checkpoint, by its step; only the newest `keep` of them stay."""
-    if keep:
-        numbered = run.checkpoints / f"step-{step:08d}.pt"
-        numbered.unlink(missing_ok=True)
-        os.link(run.last, numbered)
-        for old in sorted(run.checkpoints.glob("step-*.pt"))[:-keep]:
-            Path(old).unlink()
-
-
-def _leave_interrupts_to_the_parent(worker: int) -> None:
-    """Ctrl-C reaches the whole process group; a loader's worker has nothing to save."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-class _stop_requested:  # noqa: N801 - used as a function
-    """Within it, Ctrl-C and SIGTERM ask the loop to stop; a second Ctrl-C does not wait."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self.before: dict[int, Any] = {}
-
-    def __enter__(self) -> Callable[[], bool]:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self.before[number] = signal.signal(number, self._ask)
-        return lambda: self.asked
-
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.asked = True
+    if not keep:
+        return
+    with write_atomically(run.numbered(step)) as temporary:
+        temporary.unlink()
+        try:
+            os.link(run.last, temporary)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(run.last, temporary)
+    for old in sorted(run.checkpoints.glob("step-*.pt"))[:-keep]:
+        old.unlink(missing_ok=True)

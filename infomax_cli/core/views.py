@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,7 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 from infomax_cli.core.api import Batch, InfomaxError, PluginError, Split, derive_seed, numpy_generator
 from infomax_cli.errors import RecipeError
 from infomax_cli.recipe import ViewOptions
-from infomax_cli.wording import suggest
+from infomax_cli.wording import describe_error, suggest
 
 Augmentation = Callable[[Tensor, np.random.Generator], Tensor]
 
@@ -36,6 +37,8 @@ def flip(x: Tensor, random: np.random.Generator) -> Tensor:
     return x.flip(-1) if random.random() < 0.5 else x
 
 
+_REPORT = "INFOMAX_DEBUG=1 shows where; tell the authors of the dataset"
+
 AUGMENTATIONS: Mapping[str, Augmentation] = {"gain": gain, "noise": noise, "flip": flip}
 
 
@@ -48,29 +51,44 @@ class ViewedItem:
     id: str
 
 
+def check_augmentations(options: ViewOptions) -> None:
+    """Refuse a name that is no augmentation's."""
+    for name in [*_own(options), *options.shared]:
+        if name not in AUGMENTATIONS:
+            raise RecipeError(f"views: there is no augmentation {name!r}", suggest(name, list(AUGMENTATIONS)))
+
+
+def _own(options: ViewOptions) -> list[str]:
+    """The augmentations that each view draws for itself."""
+    named = [options.augment] if isinstance(options.augment, str) else options.augment
+    return [name for name in named if name not in options.shared]
+
+
 class ViewedSplit(TorchDataset["ViewedItem | InfomaxError"]):
     """A split whose items, taken by ``(index, seed)``, come as views."""
 
     def __init__(self, split: Split, options: ViewOptions) -> None:
+        check_augmentations(options)
         self.split = split
         self.count = options.count
-        own = [options.augment] if isinstance(options.augment, str) else options.augment
-        for name in [*own, *options.shared]:
-            if name not in AUGMENTATIONS:
-                raise RecipeError(f"views: there is no augmentation {name!r}", suggest(name, list(AUGMENTATIONS)))
         self.shared = options.shared
-        self.own = [name for name in own if name not in options.shared]
+        self.own = _own(options)
 
     def __len__(self) -> int:
         return len(self.split)
 
     def __getitem__(self, key: tuple[int, int]) -> ViewedItem | InfomaxError:
+        """Errors are handed over, to be raised by whoever takes the batch: a worker would wrap them in tracebacks."""
         index, seed = key
         try:
             item = self.split[index, seed]
+            views = tuple(self._view(item.input, seed, view) for view in range(self.count))
         except InfomaxError as error:
-            return error  # raised by whoever takes the batch: a loader's worker would wrap it in a traceback
-        views = tuple(self._view(item.input, seed, view) for view in range(self.count))
+            return error
+        except Exception as error:  # a stranger's dataset may raise anything
+            told = PluginError(f"the dataset cannot read its item {index}: {describe_error(error)}", _REPORT)
+            told.add_note(traceback.format_exc())  # what INFOMAX_DEBUG shows; a traceback itself cannot be handed over
+            return told
         return ViewedItem(views, item.labels, item.id)
 
     def _view(self, x: Tensor, seed: int, view: int) -> Tensor:
@@ -82,7 +100,7 @@ class ViewedSplit(TorchDataset["ViewedItem | InfomaxError"]):
 
 
 def collate(items: Sequence[ViewedItem | InfomaxError]) -> Batch | InfomaxError:
-    """Items of one size to a batch, or the error that kept one of them from being read."""
+    """Items of one size to a batch, or the error that kept them from being read or stacked."""
     made = []
     for item in items:
         if isinstance(item, InfomaxError):
@@ -91,16 +109,17 @@ def collate(items: Sequence[ViewedItem | InfomaxError]) -> Batch | InfomaxError:
     return _stack(made)
 
 
-def _stack(items: Sequence[ViewedItem]) -> Batch:
+def _stack(items: Sequence[ViewedItem]) -> Batch | PluginError:
     try:
         views = tuple(torch.stack(parts) for parts in zip(*(item.views for item in items), strict=True))
         labels = {name: torch.stack([torch.as_tensor(item.labels[name]) for item in items]) for name in items[0].labels}
-    except (RuntimeError, KeyError) as error:
+    except (RuntimeError, KeyError, TypeError) as error:
         shapes = sorted({tuple(item.views[0].shape) for item in items})
-        raise PluginError(
-            f"the dataset's items do not make a batch (inputs {shapes}, {items[0].id} and others): {error}",
+        return PluginError(
+            f"the dataset's items do not make a batch ({items[0].id} and others, inputs {shapes}): "
+            f"{describe_error(error)}",
             "every item that is taken with a seed must have the same shape and labels",
-        ) from error
+        )
     return Batch(views, labels, tuple(item.id for item in items))
 
 
@@ -124,8 +143,8 @@ class EpochBatches:
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        known, batches = -1, []
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        known, batches = -1, list[list[int]]()
         for number in range(self.start, self.stop):
             epoch, place = divmod(number, self.per_epoch)
             if epoch != known:

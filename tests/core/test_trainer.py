@@ -1,0 +1,429 @@
+"""The loop: what a step is, and what no block may do to another."""
+
+from __future__ import annotations
+
+import gc
+import json
+import traceback
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from infomax_cli.core.blocks import Block
+from infomax_cli.core.checkpoint import load_checkpoint
+from infomax_cli.core.trainer import Trainer, describe_blocks_trained
+from infomax_cli.errors import DataError, Diverged, PluginError
+from infomax_cli.runs import new_run
+
+pytestmark = pytest.mark.usefixtures("here")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("cut=[1,3]", "train.accumulate=2", "train.clip=0.5"),
+        ("cut=none", "train.optimizer=sgd"),
+        ("loss=[{name: infonce, steps: 3, negatives: 4}, {name: supervised, label: speaker, detach: true}]",),
+    ],
+)
+def test_training_block_by_block_equals_one_backward_of_the_summed_loss(
+    overrides: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    immediate, _ = tiny.train(tmp_path, "train.steps=4", *overrides)
+
+    def train_on(self: Trainer, batch: Any, part: int) -> None:
+        """All blocks are run, their losses summed, and only then is anything sent back and stepped."""
+        inputs, losses = self._prepare(batch), []
+        for block in self.blocks:
+            self._seed("train", self.step * self.options.accumulate + part, block)
+            output = block(inputs, batch)
+            losses += [loss for loss in (output.total, output.monitored) if loss is not None]
+            inputs = output.outputs
+        (torch.stack(losses).sum() / self.options.accumulate).backward()
+        if part == self.options.accumulate - 1:
+            for stepper in self.steppers.values():
+                stepper.step(self._rate(self.step))
+
+    monkeypatch.setattr(Trainer, "_train_on", train_on)
+    monkeypatch.setattr(Trainer, "_log", lambda *_: None)
+    summed, _ = tiny.train(tmp_path, "train.steps=4", *overrides)
+    assert tiny.same(tiny.encoder_weights(immediate), tiny.encoder_weights(summed))
+    for one, other in zip(immediate.blocks, summed.blocks, strict=True):
+        assert tiny.same(one.losses.state_dict(), other.losses.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "factor"),
+    [
+        (("train.amp=fp16",), 1e30),  # overflows in the gradients of block 1 alone: its step is skipped
+        (("train.amp=fp16", "train.clip=1.0"), 1e30),
+        (("train.clip=1.0",), 1e6),
+    ],
+)
+def test_what_befalls_one_block_never_changes_another_s_step(
+    overrides: tuple[str, ...], factor: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.plant(monkeypatch, fragile=tiny.Fragile)
+    runs = {}
+    for value in (1.0, factor):
+        made, _ = tiny.train(
+            tmp_path, "train.steps=4", "train.lr=1e-3", f"loss={{name: fragile, call: 2, factor: {value}}}", *overrides
+        )
+        runs[value] = made
+    usual, hit = runs[1.0], runs[factor]
+    assert tiny.same(usual.blocks[0].state_dict(), hit.blocks[0].state_dict())
+    assert tiny.same(usual.steppers["block0"].state(), hit.steppers["block0"].state())
+    assert not tiny.same(usual.blocks[1].state_dict(), hit.blocks[1].state_dict())
+    assert all(value.isfinite().all() for value in tiny.encoder_weights(hit).values())
+
+
+def test_fp16_skips_the_step_of_an_overflow_and_lowers_that_block_s_scale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.plant(monkeypatch, fragile=tiny.Fragile)
+    made, _ = tiny.train(tmp_path, "train.steps=3", "train.amp=fp16", "loss={name: fragile, call: 2, factor: 1e30}")
+    scales = {name: stepper.scaler.get_scale() for name, stepper in made.steppers.items()}
+    assert scales["block1"] == scales["block0"] / 2
+
+
+def test_a_loss_that_is_not_finite_names_block_and_step_and_keeps_the_last_good_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.plant(monkeypatch, fragile=tiny.Fragile)
+    made = tiny.trainer("loss={name: fragile, block: 2, call: 5}")
+    run = new_run(tmp_path, "tiny")
+    with pytest.raises(Diverged, match=r"^the loss fragile of block 2 is not finite at step 5$") as caught:
+        made.train(run, tiny.Silent())
+    assert "the checkpoint of step 3 is kept" in (caught.value.hint or "")
+    state = load_checkpoint(run.last)
+    assert state["step"] == 3
+    assert all(value.isfinite().all() for value in state["encoder"].values())
+
+
+@pytest.mark.parametrize(("block", "total"), [(0, True), (5, False)])
+def test_a_loss_not_finite_on_the_very_first_step_leaves_the_untrained_checkpoint(
+    block: int, total: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.plant(monkeypatch, fragile=tiny.Fragile)
+    # a weighted sum may overflow where its terms do not
+    wrong = "weight: 3e38, factor: 1e30" if total else "factor: .inf"
+    made = tiny.trainer(f"loss={{name: fragile, block: {block}, call: 1, {wrong}}}")
+    run = new_run(tmp_path, "tiny")
+    with pytest.raises(Diverged, match=f"of block {block} is not finite at step 1"):
+        made.train(run, tiny.Silent())
+    fresh = tiny.trainer(f"loss={{name: fragile, block: {block}, call: 1, {wrong}}}")
+    assert tiny.same(load_checkpoint(run.last)["encoder"], tiny.encoder_weights(fresh))
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss of the last step was finite; its gradient was not, and fp32 has no scaler that would have skipped it."""
+    tiny.plant(monkeypatch, fragile=tiny.Fragile)
+    made = tiny.trainer("loss={name: fragile, call: 4}", "train.steps=4", "train.save_every=1")
+    monkeypatch.setattr(made, "_check_finite", lambda: None)
+    run = new_run(tmp_path, "tiny")
+    with pytest.raises(Diverged, match=r"the weight \S+ is no longer finite at step 4"):
+        made.train(run, tiny.Silent())
+    assert load_checkpoint(run.last)["step"] == 3
+
+
+# --- memory and waiting ----------------------------------------------------------------------------------------------
+
+
+def test_nothing_of_a_block_outlives_it_but_its_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a block begins, no tensor that an earlier one saved for its backward pass is alive."""
+    saved: list[weakref.ref[Tensor]] = []
+    seen = []
+    forward = Block.forward
+
+    def watched(self: Block, inputs: Any, batch: Any) -> Any:
+        own = {id(parameter) for parameter in self.parameters()} | {id(x) for x in inputs}
+        alive = [ref for ref in saved if ref() is not None]
+        seen.append((self.index, len(alive)))
+        saved.clear()
+
+        def pack(x: Tensor) -> Tensor:
+            kept = x.detach()  # an output that its own node kept would live for ever
+            if id(x) not in own and not isinstance(x, torch.nn.Parameter):
+                saved.append(weakref.ref(kept))
+            return kept
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            output = forward(self, inputs, batch)
+        outputs = {output.outputs[0].untyped_storage().data_ptr()}
+        saved[:] = [r for r in saved if (x := r()) is not None and x.untyped_storage().data_ptr() not in outputs]
+        assert saved or not torch.is_grad_enabled()
+        return output
+
+    monkeypatch.setattr(Block, "forward", watched)
+    gc.disable()  # it must die at once, not when the collector comes by
+    try:
+        tiny.train(tmp_path, "train.steps=2", "train.validate_every=9")
+    finally:
+        gc.enable()
+    training = seen[: 2 * 6]
+    assert [index for index, _ in training] == [0, 1, 2, 3, 4, 5] * 2
+    assert {alive for _, alive in training} == {0}
+
+
+class _Waits(TorchDispatchMode):
+    """Counts what makes the host wait for the device: reading a value, or a size that depends on values."""
+
+    NAMES = ("_local_scalar_dense", "nonzero", "unique", "masked_select", "is_nonzero", "equal")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.met: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func).split(".")[1]
+        if any(name.startswith(waits) for waits in self.NAMES):
+            frames = [frame.name for frame in traceback.extract_stack()]
+            if "_window_of" not in frames:  # infonce draws where its window lies on the CPU, whatever the device
+                self.met.append(f"{func} in {frames[-3:]}")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("overrides", [(), ("train.clip=1.0", "train.accumulate=2"), ("train.optimizer=sgd",)])
+def test_a_step_never_waits_for_the_device(
+    overrides: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tiny.trainer("train.steps=2", *overrides)
+    monkeypatch.setattr(made, "_check_finite", lambda: None)  # every step on the CPU only
+    waits = _Waits()
+    train_on = made._train_on
+
+    def watched(batch: Any, part: int) -> None:
+        with waits:
+            train_on(batch, part)
+
+    monkeypatch.setattr(made, "_train_on", watched)
+    made.train(new_run(tmp_path, "tiny"), tiny.Silent())
+    assert waits.met == []
+
+
+# --- what is trained -------------------------------------------------------------------------------------------------
+
+
+def test_training_one_block_leaves_all_others_as_they_were(tmp_path: Path) -> None:
+    """Also the running statistics of their norms; those below run without a graph, those above not at all."""
+    batchnorm = "encoder.norm=batch"
+    _, joint = tiny.train(tmp_path, batchnorm)
+    before = load_checkpoint(joint.last)["encoder"]
+    alone, run = tiny.train(tmp_path, batchnorm, "train.block=2", source=joint)
+    after = load_checkpoint(run.last)["encoder"]
+    for name, value in before.items():
+        assert tiny.same(value, after[name]) != name.startswith("stages.2."), name
+    assert any("running_mean" in name and not name.startswith("stages.2") for name in before)
+    assert list(alone.steppers) == ["block2"]
+    assert [block.index for block in alone.blocks] == [0, 1, 2]
+    held = {id(p) for group in alone.steppers["block2"].optimizer.param_groups for p in group["params"]}
+    assert held == {id(p) for p in alone.blocks[2].parameters()}
+    assert all(p.grad is None for block in alone.blocks for p in block.parameters())
+    metrics = {name for line in tiny.lines(run) for name in line if name != "step"}
+    assert {name.split("/")[1] for name in metrics} == {"block2"}
+
+
+def test_frozen_blocks_run_without_a_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tiny.trainer("train.block=3", "train.steps=1")
+    graphs = []
+    advance = Block.advance
+
+    def watched(self: Block, inputs: Any) -> Any:
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: graphs.append(x) or x, lambda x: x):
+            return advance(self, inputs)
+
+    monkeypatch.setattr(Block, "advance", watched)
+    made.train(new_run(tmp_path, "tiny"), tiny.Silent())
+    assert made.frozen == {0, 1, 2}
+    assert graphs == []
+
+
+def test_from_takes_the_weights_alone(tmp_path: Path) -> None:
+    _, source = tiny.train(tmp_path)
+    taken = tiny.trainer("cut=none", "loss={name: supervised, label: speaker}", "train.optimizer=sgd")
+    taken.start_from(source)
+    assert tiny.same(tiny.encoder_weights(taken), dict(load_checkpoint(source.last)["encoder"]))
+    assert taken.step == 0
+    assert all(not stepper.optimizer.state for stepper in taken.steppers.values())
+
+
+def test_a_block_that_only_a_monitor_looks_at_is_not_trained(tmp_path: Path) -> None:
+    """Under fp16 too, where an optimizer that has no gradient must not be asked to step."""
+    overrides = ["loss={name: supervised, label: speaker, detach: true}", "encoder.norm=batch", "train.amp=fp16"]
+    fresh = tiny.encoder_weights(tiny.trainer(*overrides))
+    made, run = tiny.train(tmp_path, *overrides, "train.weight_decay=0.1")
+    assert tiny.same(fresh, tiny.encoder_weights(made))
+    assert set(made.steppers) == {f"block{index}/monitors" for index in range(6)}
+    before = tiny.trainer(*overrides).blocks[3].losses.state_dict()
+    assert not tiny.same(before, made.blocks[3].losses.state_dict())
+    rows = describe_blocks_trained(made.experiment)
+    assert rows[0]["parameters"] == sum(p.numel() for p in made.blocks[0].losses.parameters())
+
+
+def test_a_monitor_beside_a_loss_changes_nothing_of_it(tmp_path: Path) -> None:
+    nce = "{name: infonce, steps: 3, negatives: 4}"
+    alone, _ = tiny.train(tmp_path, f"loss={nce}")
+    watched, run = tiny.train(tmp_path, f"loss=[{nce}, {{name: supervised, label: phone, detach: true}}]")
+    assert tiny.same(tiny.encoder_weights(alone), tiny.encoder_weights(watched))
+    assert "train/block4/supervised/accuracy" in tiny.lines(run)[0]
+
+
+def test_a_loss_with_nothing_to_teach_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import toys
+
+    tiny.plant(monkeypatch, kl=toys.StandardNormal)
+    for amp in ("none", "fp16"):
+        made, _ = tiny.train(tmp_path, "loss=kl", f"train.amp={amp}", "train.steps=2")
+        assert tiny.same(tiny.encoder_weights(made), tiny.encoder_weights(tiny.trainer("loss=kl")))
+
+
+def test_the_number_of_views_changes_neither_crops_nor_the_first_view() -> None:
+    one, two = (next(tiny.trainer(f"views={{count: {n}, augment: [noise, gain]}}")._train_batches()) for n in (1, 2))
+    assert one.ids == two.ids
+    assert torch.equal(one.views[0], two.views[0])
+    assert not torch.equal(two.views[0], two.views[1])
+
+
+# --- what is written -------------------------------------------------------------------------------------------------
+
+
+def test_the_metrics_hold_every_block_at_every_reading(tmp_path: Path) -> None:
+    _, run = tiny.train(tmp_path)
+    readings = [(line["step"], next(name for name in line if name != "step").split("/")[0]) for line in tiny.lines(run)]
+    assert readings == [
+        (3, "train"), (5, "validation"), (6, "train"), (8, "train"), (8, "validation"),
+    ]  # fmt: skip
+    for line in tiny.lines(run):
+        phase = next(name for name in line if name != "step").split("/")[0]
+        measures = ("infonce", "infonce/accuracy", "infonce/bound")
+        assert set(line) == {"step", *(f"{phase}/block{b}/{measure}" for b in range(6) for measure in measures)}
+
+
+def test_tensorboard_shows_scalars_a_block_the_rate_sound_spectrogram_and_recipe(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    made, run = tiny.train(tmp_path)
+    events = EventAccumulator(str(run.path))
+    events.Reload()
+    tags = events.Tags()
+    for name in [name for line in tiny.lines(run) for name in line if name != "step"]:
+        assert name in tags["scalars"]
+    assert "train/lr" in tags["scalars"]
+    assert tags["audio"] == [f"batch/view0/{place}/audio" for place in range(4)]
+    assert tags["images"] == [f"batch/view0/{place}/spectrogram" for place in range(4)]
+    sound = events.Audio("batch/view0/0/audio")[0]
+    assert (sound.sample_rate, sound.length_frames) == (16000, 3200)
+    text = events.Tensors("recipe/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert made.experiment.recipe.to_yaml() in text
+
+
+def test_the_encoder_is_exported_with_the_recipe_that_rebuilds_it(tmp_path: Path) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    made, run = tiny.train(tmp_path)
+    assert tiny.same(
+        dict(sorted(load_file(run.encoder_file).items())), dict(sorted(tiny.encoder_weights(made).items()))
+    )
+    with safe_open(run.encoder_file, "pt") as file:
+        assert json.loads(file.metadata()["recipe"]) == made.experiment.recipe.to_dict()
+
+
+def test_older_checkpoints_are_kept_as_many_as_asked(tmp_path: Path) -> None:
+    _, run = tiny.train(tmp_path, "train.keep=2", "train.save_every=2")
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == [
+        "last.pt",
+        "step-00000006.pt",
+        "step-00000008.pt",
+    ]
+    assert load_checkpoint(run.checkpoints / "step-00000006.pt")["step"] == 6
+
+
+def test_where_files_cannot_be_linked_checkpoints_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    _, run = tiny.train(tmp_path, "train.keep=1")
+    assert load_checkpoint(run.checkpoints / "step-00000008.pt")["step"] == 8
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("fails", "kind", "told"),
+    [
+        ("corrupt", DataError, "cannot decode five.flac: it is truncated"),
+        ("bug", PluginError, "the dataset cannot read its item 5: ZeroDivisionError: division by zero"),
+        ("ragged", PluginError, r"the dataset's items do not make a batch \(tone-.*\(1, 3000\), \(1, 3200\)"),
+    ],
+)
+def test_an_item_that_cannot_be_read_is_one_line_from_a_worker_too(
+    workers: int, fails: str, kind: type[Exception], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.plant(monkeypatch, tones=tiny.Tones)
+    made = tiny.trainer(f"data={{name: tones, fails: {fails}}}", f"train.workers={workers}")
+    with pytest.raises(kind, match=told) as caught:
+        made.train(new_run(tmp_path, "tiny"), tiny.Silent())
+    assert len(str(caught.value).splitlines()) == 1
+    if fails == "bug":
+        assert "tests/tiny.py" in "".join(caught.value.__notes__)  # for INFOMAX_DEBUG
+
+
+def test_a_worker_that_dies_is_a_line_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.plant(monkeypatch, tones=tiny.Tones)
+    made = tiny.trainer("data={name: tones, fails: dies}", "train.workers=1")
+    with pytest.raises(DataError, match="a loader process died: DataLoader worker"):
+        made.train(new_run(tmp_path, "tiny"), tiny.Silent())
+
+
+def test_without_a_validation_split_nothing_is_validated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.plant(monkeypatch, tones=tiny.Tones)
+    _, run = tiny.train(tmp_path, "data=tones")
+    assert not [name for line in tiny.lines(run) for name in line if name.startswith("validation")]
+
+
+@pytest.mark.parametrize("batch", [1, 100])
+def test_batches_of_one_and_larger_than_the_data(batch: int, tmp_path: Path) -> None:
+    made, run = tiny.train(tmp_path, f"train.batch={batch}", "train.steps=2")
+    assert made.step == 2
+    assert made.steps_per_epoch == (27 if batch == 1 else 1)
+
+
+def test_epochs_end_the_run_where_their_batches_do(tmp_path: Path) -> None:
+    assert tiny.trainer("train.epochs=3").total == 3 * (27 // 4)
+    assert tiny.trainer("train.epochs=3", "train.accumulate=2").total == 3 * (27 // 4 // 2)
+
+
+# --- the seed --------------------------------------------------------------------------------------------------------
+
+
+def test_the_seed_alone_determines_a_run_whatever_the_workers(tmp_path: Path) -> None:
+    _, run = tiny.train(tmp_path, "train.workers=0")
+    for workers in (0, 1, 2):
+        _, other = tiny.train(tmp_path, f"train.workers={workers}")
+        tiny.assert_same_run(run, other)
+    _, different = tiny.train(tmp_path, "train.seed=1")
+    assert run.metrics.read_bytes() != different.metrics.read_bytes()
+
+
+def test_validation_is_the_same_every_time(tmp_path: Path) -> None:
+    """The rate is so low that nothing is learnt: what differs would be the draw."""
+    _, run = tiny.train(tmp_path, "train.lr=1e-12", "train.validate_every=2")
+    found = [
+        {k: v for k, v in line.items() if k != "step"}
+        for line in tiny.lines(run)
+        if "validation/block0/infonce" in line
+    ]
+    assert len(found) == 4
+    for other in found[1:]:
+        assert other == pytest.approx(found[0], abs=1e-6)
