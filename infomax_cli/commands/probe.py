@@ -104,15 +104,15 @@ def _report(run: Run, results: dict[str, ProbeResult], *, as_json: bool) -> None
     from infomax_cli.console import results as stdout
     from infomax_cli.core.probe_result import write_result
 
-    files = {label: write_result(run, result) for label, result in results.items()}
+    if as_json:
+        print_json({"run": str(run.path), "labels": {label: result.to_dict() for label, result in results.items()}})
     for label, result in results.items():
         for note in result.notes:
             messages().print(f"note: {label}: {note}", soft_wrap=True, markup=False)
         if not as_json:
             stdout().print(_table(result))
-        messages().print(f"wrote {files[label][0]} and {files[label][1].name}", soft_wrap=True, markup=False)
-    if as_json:
-        print_json({"run": str(run.path), "labels": {label: result.to_dict() for label, result in results.items()}})
+        file, picture = write_result(run, result)  # last, so that a full disk does not hide what was found
+        messages().print(f"wrote {file} and {picture.name}", soft_wrap=True, markup=False)
 
 
 def _table(result: ProbeResult) -> Table:

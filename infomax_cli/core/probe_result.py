@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from infomax_cli.core.files import write_text
+from infomax_cli.errors import CheckpointError
 from infomax_cli.runs import Run
 
 
@@ -113,14 +114,23 @@ def summarise(measured: Sequence[Mapping[str, float]], choices: Sequence[Mapping
 
 
 def write_result(run: Run, result: ProbeResult) -> tuple[Path, Path]:
-    """``<run>/probes/<stem>.json`` and ``.png``, and TensorBoard's ``probe/...`` scalars in the run."""
+    """``<run>/probes/<stem>.json`` and ``.png``, and TensorBoard's ``probe/...`` scalars in the run.
+
+    Raises `CheckpointError` where they cannot be written.
+    """
     from infomax_cli.core.plots import plot_depths
 
     file = run.path / "probes" / f"{result.stem}.json"
     picture = file.with_suffix(".png")
-    write_text(file, json.dumps({"run": run.name, **result.to_dict()}, indent=2, ensure_ascii=False) + "\n")
-    plot_depths(result, picture)
-    _log_to_tensorboard(run, result)
+    try:
+        write_text(file, json.dumps({"run": run.name, **result.to_dict()}, indent=2, ensure_ascii=False) + "\n")
+        plot_depths(result, picture)
+        _log_to_tensorboard(run, result)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write what was found to {file.parent}: {error.strerror or error}",
+            "make room there, or make it writable; --json prints everything on stdout",
+        ) from error
     return file, picture
 
 

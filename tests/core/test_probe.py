@@ -1,0 +1,353 @@
+"""Probes: what is there is found, what is not is not, and no label touches the encoder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from infomax_cli.core.api import DataError, UsageError
+from infomax_cli.core.blocks import module_of
+from infomax_cli.core.features import FrozenEncoder, Rows, extract
+from infomax_cli.core.probe import ProbeOptions, parse_labels, probe
+from infomax_cli.core.probe_result import ProbeResult, Score, write_result
+from infomax_cli.core.probe_rows import few
+from infomax_cli.core.subject import Subject, untrained
+from infomax_cli.errors import CheckpointError
+from infomax_cli.runs import Run
+from planted import LABELS, Planted, subject
+from tiny import scalars
+
+
+def probed(label: str, given: Subject | None = None, **options: object) -> ProbeResult:
+    return probe(given or subject(), [label], ProbeOptions(**options))[label]  # type: ignore[arg-type]
+
+
+class Told:
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+        self.left = 0
+
+    def stage(self, what: str, total: int) -> None:
+        assert self.left == 0, self.stages[-1]
+        self.stages.append(what)
+        self.left = total
+
+    def advance(self) -> None:
+        self.left -= 1
+
+
+# --- what is found ---------------------------------------------------------------------------------------------------
+
+
+def test_what_can_be_heard_is_found_at_every_depth_and_what_cannot_is_not() -> None:
+    found = probe(subject(), ["pitch", "sounding", "luck"])
+    assert [score.depth for score in found["pitch"].scores] == list(range(6))
+    assert found["pitch"].accuracy("trained", 0) == 1.0
+    assert found["sounding"].accuracy("trained", 3) > 0.9
+    assert found["luck"].accuracy("trained", 0) < 0.6
+    assert found["pitch"].chance == 0.25
+    majority = max(found["sounding"].chance, 1 - found["sounding"].chance)
+    assert 0.5 < majority < 0.7
+
+
+def test_hops_and_widths_are_told() -> None:
+    found = probed("pitch").scores
+    assert [score.hop for score in found] == [5, 20, 40, 80, 160, 160]
+    assert [score.hop_ms for score in found] == [0.3125, 1.25, 2.5, 5.0, 10.0, 10.0]
+    assert [score.dims for score in found] == [8, 8, 8, 8, 8, 6]
+    assert {(score.train_rows, score.test_rows) for score in found} == {(48, 24)}
+
+
+def test_no_label_touches_the_encoder() -> None:
+    given = subject(encoder={"name": "speech_conv", "channels": 8, "context_channels": 6, "norm": "batch"})
+    encoder = module_of(given.encoder).train()
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    probe(given, ["pitch", "sounding"], ProbeOptions(baselines=("random",)))
+    assert all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())
+    assert all(not p.requires_grad and p.grad is None for p in encoder.parameters())
+
+
+def test_the_same_seed_finds_the_same() -> None:
+    torch.manual_seed(1)
+    one = probe(subject(), ["pitch", "sounding"], ProbeOptions(baselines=("random",), seed=3))
+    torch.manual_seed(2)
+    other = probe(subject(), ["pitch", "sounding"], ProbeOptions(baselines=("random",), seed=3))
+    assert one == other
+
+
+def test_several_labels_are_read_from_one_pass_over_each_split() -> None:
+    told = Told()
+    together = probe(subject(), ["pitch", "voice", "sounding"], watcher=told)
+    assert told.left == 0
+    assert told.stages[:3] == ["trained: encoding train", "trained: encoding test", "trained: encoding seen"]
+    assert sum("encoding" in stage for stage in told.stages) == 3
+    assert together["sounding"] == probed("sounding")
+    assert together["voice"] == probed("voice")
+
+
+def test_a_label_is_tested_on_the_split_that_its_dataset_names() -> None:
+    assert (probed("voice").train_split, probed("voice").test_split) == ("train", "seen")
+    assert (probed("pitch").train_split, probed("pitch").test_split) == ("train", "test")
+    assert {score.test_rows for score in probed("voice").scores} == {12}
+
+
+def test_probe_splits_may_be_a_method() -> None:
+    class Method(Planted):
+        def probe_splits(self) -> dict[str, tuple[str, str]]:  # type: ignore[override]
+            return {"pitch": ("seen", "train")}
+
+    assert probed("pitch", subject(dataset=Method())).train_split == "seen"
+
+
+def test_one_depth_alone_scores_as_it_does_among_all() -> None:
+    alone = probed("pitch", depth=2)
+    assert [score.depth for score in alone.scores] == [2]
+    assert alone.scores[0] == probed("pitch").scores[2]
+    assert [score.depth for score in probed("pitch", depth="last").scores] == [5]
+
+
+@pytest.mark.parametrize("pool", ["mean", "last", "none"])
+def test_items_can_be_read_pooled_by_their_last_frame_or_frame_by_frame(pool: str) -> None:
+    found = probed("pitch", pool=pool)
+    frames = {"mean": [24] * 6, "last": [24] * 6}.get(pool)
+    rows = [score.test_rows for score in found.scores]
+    assert rows == frames if frames else rows[0] > 30 * rows[5] > 24
+    assert found.pool == pool
+    if pool != "last":  # the last frame of a tone that may be off
+        assert found.accuracy() > 0.5
+
+
+@pytest.mark.parametrize("classifier", ["linear", "mlp", "knn"])
+def test_every_classifier_reads_a_pitch(classifier: str) -> None:
+    found = probed("pitch", classifier=classifier, depth=0)
+    assert found.accuracy() > 0.9
+    assert found.scores[0].choice.keys() == {"linear": {"l2"}, "mlp": {"hidden", "epochs"}, "knn": {"k"}}[classifier]
+
+
+def test_balanced_accuracy_counts_each_class_alike() -> None:
+    from infomax_cli.core.classifiers import Fit
+    from infomax_cli.core.probe import _measure
+
+    rows = Rows(torch.zeros(10, 1), torch.tensor([0] * 8 + [3] * 2), torch.arange(10))
+    always = Fit(lambda x: torch.zeros(len(x), dtype=torch.long), {})
+    assert _measure(always, rows) == {"accuracy": pytest.approx(0.8), "balanced_accuracy": pytest.approx(0.5)}
+
+
+# --- baselines -------------------------------------------------------------------------------------------------------
+
+
+def test_baselines_stand_beside_every_depth() -> None:
+    found = probe(subject(), ["pitch", "sounding", "later"], ProbeOptions(baselines=("random", "mfcc", "raw")))
+    for label, raw in (("pitch", "log spectrum"), ("sounding", "raw windows"), ("later", "raw windows")):
+        result = found[label]
+        assert [score.depth for score in result.of("random")] == list(range(6))
+        assert [score.layer for score in result.of("mfcc")] == ["mfcc"]
+        assert [score.layer for score in result.of("raw")] == [raw]
+        assert result.of("raw")[0].depth is None
+    assert found["pitch"].accuracy("raw") == 1.0
+    assert found["pitch"].of("mfcc")[0].dims == 78
+    assert found["sounding"].of("mfcc")[0].dims == 39
+    assert found["sounding"].of("raw")[0].dims == 400
+
+
+def test_the_untrained_encoder_has_weights_of_its_own_by_the_seed() -> None:
+    given = subject()
+
+    def weights(encoder: object) -> Tensor:
+        assert isinstance(encoder, nn.Module)
+        return torch.cat([p.flatten() for p in encoder.parameters()])
+
+    own, one, same, other = (weights(e) for e in (given.encoder, *(untrained(given, seed) for seed in (0, 0, 1))))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert not torch.equal(one, own)
+
+
+# --- few labels ------------------------------------------------------------------------------------------------------
+
+
+def test_few_labels_are_so_many_items_or_frames_of_each_class() -> None:
+    items = torch.arange(30).repeat_interleave(4)
+    by_item = Rows(torch.randn(120, 2), items % 3, items)
+    chosen, lacking = few(by_item, 2, by_item=True, seed=(0,))
+    assert lacking == {}
+    assert (chosen.labels.bincount() == 8).all()
+    assert [len(set(chosen.items[chosen.labels == value].tolist())) for value in range(3)] == [2, 2, 2]
+    by_frame = Rows(torch.randn(120, 2), torch.arange(120) % 3, items)
+    chosen, _ = few(by_frame, 2, by_item=False, seed=(0,))
+    assert chosen.labels.bincount().tolist() == [2, 2, 2]
+    again, _ = few(by_frame, 2, by_item=False, seed=(0,))
+    other, _ = few(by_frame, 2, by_item=False, seed=(1,))
+    assert torch.equal(chosen.features, again.features)
+    assert not torch.equal(chosen.features, other.features)
+
+
+def test_few_labels_are_learnt_from_and_all_are_tested() -> None:
+    found = probed("pitch", labels_per_class=2, repeats=4, depth=0)
+    (score,) = found.scores
+    assert (score.train_rows, score.test_rows) == (8, 24)
+    assert len(score.accuracies) == len(score.choices) == 4
+    assert score.accuracy == pytest.approx(sum(score.accuracies) / 4)
+    assert score.deviation == pytest.approx(float(torch.tensor(score.accuracies).double().std()))
+    assert probed("sounding", labels_per_class=2, depth=0).scores[0].train_rows == 4
+    assert probed("pitch", labels_per_class=1, depth=0).scores[0].train_rows == 4
+
+
+def test_every_depth_and_baseline_learns_from_the_same_few() -> None:
+    found = probed("luck", labels_per_class=3, baselines=("random",))
+    assert {score.train_rows for score in found.scores} == {12}
+
+
+def test_fewer_labels_than_asked_for_are_told() -> None:
+    found = probed("pitch", labels_per_class=20, depth=0)
+    assert "class low has 12 labelled, fewer than 20; all are used" in found.notes
+    assert found.scores[0].train_rows == 48
+
+
+# --- what is asked wrongly, and what is missing ----------------------------------------------------------------------
+
+
+def test_an_unknown_label_is_answered_with_those_there_are() -> None:
+    with pytest.raises(UsageError, match="no label 'pich'") as caught:
+        probe(subject(), ["pich"])
+    assert caught.value.hint == f"did you mean pitch? there are: {', '.join(LABELS)}"
+
+
+def test_data_without_labels_says_so() -> None:
+    with pytest.raises(UsageError, match="has no labels to probe"):
+        probe(subject(dataset=Planted(labels=[])), ["pitch"])
+
+
+@pytest.mark.parametrize("depth", [6, -1, 99])
+def test_a_depth_that_is_not_there_names_those_that_are(depth: int) -> None:
+    with pytest.raises(UsageError, match="the encoder has depths 0 to 5"):
+        probed("pitch", depth=depth)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"protocol": "gym"}, "no such protocol"),
+        ({"protocol": "gim", "classifier": "knn"}, "for the linear classifier"),
+        ({"protocol": "gim", "labels_per_class": 3}, "uses all labels"),
+        ({"repeats": 3}, "draws the few labels anew"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        probed("pitch", **options)
+
+
+@pytest.mark.parametrize("sizes", [{"train": 24, "seen": 12}, {"train": 24, "seen": 12, "test": 0}])
+def test_a_missing_split_is_told_and_other_labels_are_probed(sizes: dict[str, int]) -> None:
+    given = subject(dataset=Planted(sizes=sizes))
+    assert list(probe(given, ["pitch", "voice"])) == ["voice"]
+    with pytest.raises(DataError, match="there is nothing to probe: .*test"):
+        probe(given, ["pitch"])
+
+
+def test_a_label_that_nothing_has_is_told() -> None:
+    with pytest.raises(DataError, match="nothing in train and test has the label unknown"):
+        probe(subject(), ["unknown"])
+    assert list(probe(subject(), ["unknown", "pitch"])) == ["pitch"]
+
+
+def test_classes_tested_but_never_learnt_are_told_and_count_as_wrong() -> None:
+    class Novel(Planted):
+        @property
+        def probe_splits(self) -> dict[str, tuple[str, str]]:
+            return {"pitch": ("few", "test")}
+
+    class OneKind(Novel):
+        def split(self, root: Path, name: str):  # type: ignore[no-untyped-def]
+            split = super().split(root, name)
+            if name == "few":  # only the two lowest pitches
+                inner = split.__getitem__
+                split.__class__ = type(
+                    "Half",
+                    (type(split),),
+                    {"__getitem__": lambda self, key: inner((key[0] // 2 * 4 + key[0] % 2, key[1]))},
+                )
+            return split
+
+    given = subject(dataset=OneKind(sizes={"few": 24, "test": 24}))
+    found = probed("pitch", given, depth=0)
+    assert found.accuracy() == 0.5
+    assert "classes that never occur in few: 2; their 12 of 24 tested rows count as wrong" in found.notes
+
+
+def test_labels_are_taken_apart_at_commas_unless_one_holds_a_comma() -> None:
+    assert parse_labels("a, b,c", ["a", "b", "c"]) == ("a", "b", "c")
+    assert parse_labels("a,b", ["a,b", "c"]) == ("a,b",)
+
+
+# --- what is kept ----------------------------------------------------------------------------------------------------
+
+
+def test_a_result_is_kept_as_json_picture_and_scalars(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 20}\n{"step": 40}\n')
+    result = probed("pitch", baselines=("random", "mfcc"))
+    file, picture = write_result(Run(tmp_path), result)
+    assert file == tmp_path / "probes" / "pitch-linear-mean.json"
+    kept = json.loads(file.read_text())
+    assert kept["label"] == "pitch"
+    assert [score["accuracy"] for score in kept["scores"]] == [score.accuracy for score in result.scores]
+    assert kept == {"run": tmp_path.name, **json.loads(json.dumps(result.to_dict()))}
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    logged = scalars(Run(tmp_path))
+    assert logged["probe/pitch/3"] == [(40, pytest.approx(result.scores[3].accuracy))]
+    assert set(logged) == {
+        *(f"probe/pitch/{depth}" for depth in range(6)),
+        *(f"probe/pitch/random/{depth}" for depth in range(6)),
+        "probe/pitch/mfcc",
+    }
+
+
+def test_what_was_probed_differently_has_files_of_its_own() -> None:
+    plain = probed("pitch", depth=0)
+    changes: list[dict[str, object]] = [
+        {},
+        {"classifier": "knn"},
+        {"pool": "last"},
+        {"protocol": "gim"},
+        {"labels_per_class": 5},
+        {"depths": (3,)},
+        {"seed": 7},
+        {"step": 500},
+        {"label": "voice"},
+    ]
+    stems = [dataclasses.replace(plain, **change).stem for change in changes]  # type: ignore[arg-type]
+    assert len(set(stems)) == len(stems)
+    strange = dataclasses.replace(plain, label="../a b/ü").stem
+    assert "/" not in strange
+    assert " " not in strange
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "probes").write_text("in the way")
+    with pytest.raises(CheckpointError, match="cannot write what was found to .*probes"):
+        write_result(Run(tmp_path), probed("pitch", depth=0))
+
+
+def test_the_best_of_a_source_is_its_accuracy() -> None:
+    result = probed("luck")
+    assert result.accuracy() == max(score.accuracy for score in result.scores)
+    with pytest.raises(KeyError):
+        result.accuracy("mfcc")
+    choices = ({"l2": 1.0}, {"l2": 0.1}, {"l2": 0.1})
+    score: Score = dataclasses.replace(result.scores[0], choices=choices)
+    assert score.choice == {"l2": 0.1}
+
+
+def test_features_of_a_probe_are_those_of_the_encoder() -> None:
+    """The probe of a subject is that of its encoder's readouts, not of another."""
+    given = subject()
+    source = FrozenEncoder(given.encoder, given.recipe.sampling, given.device, [1])
+    rows = extract(source, given.dataset.split(Path(), "train"), {"pitch": LABELS["pitch"]}).rows["pitch"][0]
+    assert rows.features.shape == (48, 8)
+    assert probed("pitch", given, depth=1).scores[0].dims == 8
