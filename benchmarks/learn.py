@@ -3,10 +3,10 @@
     python benchmarks/learn.py syllables
     python benchmarks/learn.py speech-real --root DATA --out RUNS
 
-Each method is trained with several seeds through the command line, then probed at every depth, beside the same encoder
-untrained, with that seed, and MFCCs: same label, same pooling, same classifier. What was trained or probed before is not
-done again. A table of mean and standard deviation over the seeds is printed in Markdown, and everything is written to
-``benchmarks/results/learn-EXPERIMENT.json``.
+Each method is trained with several seeds through the command line, then probed at every depth, beside the same
+encoder untrained, with that seed, and MFCCs: same label, same pooling, same classifier. What was trained or probed
+before is not done again. A table of mean and standard deviation over the seeds is printed in Markdown, and all is
+written to ``benchmarks/results/learn-EXPERIMENT.json``.
 """
 
 from __future__ import annotations
