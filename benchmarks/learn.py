@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,22 +73,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", choices=EXPERIMENTS)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--methods", nargs="+", help="only these")
     parser.add_argument("--root", help="where the data lies, for experiments on recordings")
     parser.add_argument("--out", type=Path, default=Path("runs/learn"), help="where the runs are kept")
     given = parser.parse_args()
     folder = given.out / given.experiment
-    result = measure(given.experiment, folder, range(given.seeds), given.root)
+    experiment = EXPERIMENTS[given.experiment]
+    chosen = given.methods or list(experiment.methods)
+    experiment = replace(experiment, methods={method: experiment.methods[method] for method in chosen})
+    result = {"experiment": given.experiment, **measure(experiment, folder, range(given.seeds), given.root)}
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"learn-{given.experiment}.json"
     file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    for label in EXPERIMENTS[given.experiment].labels:
+    for label in experiment.labels:
         print(table(result, label), "\n")
     print(f"written: {file}", file=sys.stderr)
 
 
-def measure(name: str, folder: Path, seeds: Sequence[int], root: str | None) -> dict[str, Any]:
+def measure(experiment: Experiment, folder: Path, seeds: Sequence[int], root: str | None) -> dict[str, Any]:
     """Train what is not trained yet, probe everything."""
-    experiment = EXPERIMENTS[name]
     probes, curves, minutes = [], [], {}
     for method, (recipe, *overrides) in experiment.methods.items():
         for seed in seeds:
@@ -104,7 +107,6 @@ def measure(name: str, folder: Path, seeds: Sequence[int], root: str | None) -> 
                         {"method": method, "seed": seed, "label": label, "step": step, "last": at["trained"][-1]}
                     )
     return {
-        "experiment": name,
         "methods": {method: " ".join(words) for method, words in experiment.methods.items()},
         "seeds": list(seeds),
         "minutes": minutes,

@@ -59,7 +59,8 @@ class TrainDisplay:
         return f"{(self.step - self.start) * self.batch / max(seconds, 1e-9):.1f} items/s"
 
     def _line(self, step: int, values: Mapping[str, float]) -> str:
-        losses = [f"{_short(name)} {value:.4f}" for name, value in values.items() if name.count("/") == 2]
+        names = [name for name in values if name.count("/") == 2] or list(values)  # a loss of several terms has others
+        losses = [f"{_short(name)} {values[name]:.4f}" for name in names]
         seconds = time.monotonic() - self.began
         left = (self.total - step) * seconds / max(1, step - self.start)
         phase = next(iter(values), "train/").split("/")[0]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+
 from processes import Child, ForkServer, Outcome
 
 Infomax = Callable[..., Outcome]

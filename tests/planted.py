@@ -33,14 +33,14 @@ RECIPE = {
 
 
 class Planted:
-    """`sizes` are the items of each split; a split of size 0 is empty, one that is left out does not exist. In `seen`
-    the voices are those of `train`; in `test` another one, unless `voices` is 3."""
+    """`sizes` are the items of each split: one of 0 is empty, one that is left out does not exist. `pitches` are those
+    heard in `train`. Voices are probed on `seen`."""
 
     def __init__(
-        self, *, sizes: dict[str, int] | None = None, labels: list[str] | None = None, voices: int = 3
+        self, *, sizes: dict[str, int] | None = None, labels: list[str] | None = None, pitches: int = 4
     ) -> None:
         self.sizes = {"train": 48, "test": 24, "seen": 12} if sizes is None else sizes
-        self.labels, self.voices = list(LABELS) if labels is None else labels, voices
+        self.labels, self.pitches = list(LABELS) if labels is None else labels, pitches
 
     @property
     def probe_splits(self) -> Mapping[str, tuple[str, str]]:
@@ -55,12 +55,12 @@ class Planted:
     def split(self, root: Path, name: str) -> PlantedSplit:
         if name not in self.sizes:
             raise DataError(f"planted has no split {name!r}")
-        return PlantedSplit(name, self.sizes[name], self.voices)
+        return PlantedSplit(name, self.sizes[name], self.pitches if name == "train" else 4)
 
 
 class PlantedSplit:
-    def __init__(self, name: str, items: int, voices: int) -> None:
-        self.name, self.items, self.voices = name, items, voices
+    def __init__(self, name: str, items: int, pitches: int) -> None:
+        self.name, self.items, self.pitches = name, items, pitches
 
     def __len__(self) -> int:
         return self.items
@@ -71,7 +71,7 @@ class PlantedSplit:
     def __getitem__(self, key: tuple[int, int | None]) -> Item:
         index, seed = key
         random = torch_generator("planted", self.name, index)
-        pitch, voice = index % 4, index % self.voices
+        pitch, voice = index % self.pitches, index // 4 % 3
         cells = 14 + index % 5
         sounding = (torch.rand(cells, generator=random) < 0.6).long()
         time = torch.arange(cells * CELL) / 16000
@@ -86,17 +86,12 @@ class PlantedSplit:
         return Item(wave[None], {**labels, "sounding": sounding, "later": sounding}, f"{self.name}-{index}")
 
 
-def subject(
-    *, encoder: Mapping[str, Any] | None = None, dataset: Planted | None = None, step: int | None = None
-) -> Subject:
+def subject(*, encoder: Mapping[str, Any] | None = None, dataset: Planted | None = None) -> Subject:
     """The planted data and a small encoder, untrained."""
-    from infomax_cli import registry
-
     made = dataset or Planted()
-    raw = {**RECIPE, "data": {"name": "syllables"}}
+    raw = {**RECIPE, "data": {"name": "syllables"}}  # a name that the registry knows; the data is not made from it
     if encoder is not None:
         raw["encoder"] = dict(encoder)
     recipe = resolve(parse(raw, "planted.yaml"))
-    assert registry.load("datasets", "syllables")
     device = torch.device("cpu")
-    return Subject(recipe, Path(), made, made.describe(Path()), build_encoder(recipe, device), device, step)
+    return Subject(recipe, Path(), made, made.describe(Path()), build_encoder(recipe, device), device)

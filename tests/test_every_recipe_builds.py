@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,9 +42,8 @@ def librispeech(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def small(here: Path, librispeech: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def small(here: Path, librispeech: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INFOMAX_DATA", str(librispeech))
-    yield librispeech
 
 
 def test_the_recipes_are_those_in_configs() -> None:

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-import tiny
 import yaml
-from tiny import RECIPE
 
+import tiny
 from infomax_cli.errors import RecipeError
 from infomax_cli.recipe import (
     Milestones,
@@ -23,6 +22,7 @@ from infomax_cli.recipe import (
     parse_yaml,
     read_recipe,
 )
+from tiny import RECIPE
 
 RAW: dict[str, Any] = yaml.safe_load(RECIPE)
 TWO = {**RAW, "loss": ["infonce", {"name": "supervised", "label": "speaker"}]}
@@ -306,7 +306,8 @@ def test_keys_are_bound_and_defaults_filled_in() -> None:
     given = {"steps": [1, 2], "scale": 3, "path": "/a", "pair": [3, 4], "shape": {"width": 5}}
     bound = bind(Plugin, given, "loss", "my.yaml", skip=1)
     assert bound == {
-        "steps": [1, 2], "kind": "a", "scale": 3.0, "path": Path("/a"), "pair": (3, 4), "shape": Shape(5), "anything": None,
+        "steps": [1, 2], "kind": "a", "scale": 3.0, "path": Path("/a"), "pair": (3, 4), "shape": Shape(5),
+        "anything": None,
     }  # fmt: skip
 
 

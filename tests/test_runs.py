@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 
+import tiny
 from infomax_cli.errors import CheckpointError, UsageError
 from infomax_cli.runs import Run, all_runs, find_run, new_run
 
@@ -62,13 +62,13 @@ def test_what_is_no_run_is_answered_with_those_that_are(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         find_run("a", tmp_path / "none")
     assert (caught.value.message, caught.value.hint) == ("there is no run 'a'", f"{tmp_path}/none holds no run")
-    with pytest.raises(UsageError, match="holds no run$") as caught:
+    with pytest.raises(UsageError, match=r"holds no run$") as caught:
         find_run(None, tmp_path)
     make(tmp_path, "b")
     with pytest.raises(UsageError) as caught:
         find_run("a", tmp_path)
     assert caught.value.hint == f"in {tmp_path} there are: b"
-    with pytest.raises(UsageError, match="holds no run of gim$") as caught:
+    with pytest.raises(UsageError, match=r"holds no run of gim$") as caught:
         find_run(None, tmp_path, recipe="gim")
     assert caught.value.hint == "train one first, for example: infomax train gim"
 

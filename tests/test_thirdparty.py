@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Cli
 from typer.testing import CliRunner
 
+from conftest import Cli
 from infomax_cli.main import app
 
 ENCODERS = {

@@ -27,7 +27,7 @@ data:    {name: syllables, crop: 3200, speakers: 3, words: 9}
 encoder: {name: speech_conv, channels: 6, context_channels: 5}
 cut:     each
 loss:    {name: infonce, steps: 3, negatives: 4}
-train:   {steps: 8, batch: 4, lr: 1.0e-2, log_every: 3, save_every: 3, validate_every: 5, workers: 0}
+train:   {steps: 8, batch: 4, lr: 1.0e-2, log_every: 2, save_every: 3, validate_every: 5, workers: 0}
 """
 
 

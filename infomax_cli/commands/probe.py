@@ -122,11 +122,13 @@ def _table(result: ProbeResult) -> Table:
     from infomax_cli.core.plots import describe
 
     title = f"{result.label}: {describe(result)}; learnt on {result.train_split}, tested on {result.test_split}"
-    caption = f"accuracy in %; chance (the commonest class) {100 * result.chance:.1f}"
+    sizes = {(score.train_rows, score.test_rows) for score in result.scores}
+    rows = "; rows learnt from {:,}, tested {:,}".format(*next(iter(sizes))) if len(sizes) == 1 else ""
+    caption = f"accuracy in %; chance (the commonest class) {100 * result.chance:.1f}{rows}"
     table = Table(title=title, caption=caption, box=None, title_justify="left", caption_justify="left")
     untrained = {score.depth: score for score in result.of("random")}
     columns = ["depth", "hop", "dims", "test", *(["untrained"] if untrained else [])]
-    for column in [*columns, "balanced", "train", "chosen", "rows"]:
+    for column in [*columns, "balanced", "train", "chosen", *([] if rows else ["rows"])]:
         table.add_column(column, justify="left" if column in ("depth", "chosen") else "right")
     for score in (score for score in result.scores if score.source != "random"):
         beside = [_percent(untrained.get(score.depth))] if untrained else []
@@ -139,7 +141,7 @@ def _table(result: ProbeResult) -> Table:
             f"{100 * score.balanced_accuracy:.1f}",
             f"{100 * score.train_accuracy:.1f}",
             ", ".join(f"{name} {value:g}" for name, value in score.choice.items()),
-            f"{score.train_rows:,} / {score.test_rows:,}",
+            *([] if rows else [f"{score.train_rows:,} / {score.test_rows:,}"]),
         )
     return table
 

@@ -89,8 +89,8 @@ def _override(key: str, value: object) -> str:
 def _fresh(
     name: str, changes: list[str], splits: int | None, data: str | None, source: str | None, folder: Path
 ) -> Recipe:
-    """The recipe by name, with what the command line changes about it, resolved."""
-    from infomax_cli.core import build
+    """The recipe by name, with what the command line changes about it, resolved. What is wrong with its form alone is
+    found without importing torch."""
     from infomax_cli.recipe import apply_overrides, parse, read_recipe
     from infomax_cli.recipe_files import find_recipe
     from infomax_cli.runs import find_run
@@ -98,24 +98,35 @@ def _fresh(
     path = find_recipe(name)
     raw: dict[str, Any] = read_recipe(path)
     if data is not None:
-        raw, kept = build.replace_data(raw, data)
-        keeping = ", ".join(f"{key}={raw['data'][key]}" for key in kept) or "nothing"
-        _say(f"data: {data}, keeping of the recipe's: {keeping}")
+        raw = _replace_data(raw, data)
     if source is not None:
         changes = [*changes, _override("train.init", str(find_run(source, folder).path.resolve()))]
+    if splits is not None and any(change.partition("=")[0].strip() == "cut" for change in changes):
+        raise UsageError("--splits and cut= both say where to cut", "give one of them")
     raw = apply_overrides(raw, changes)
-    recipe = build.resolve(parse(raw, str(path)))
-    if splits is not None:
-        if any(change.partition("=")[0].strip() == "cut" for change in changes):
-            raise UsageError("--splits and cut= both say where to cut", "give one of them")
-        raw["cut"] = build.splits_override(recipe, splits)
-        recipe = build.resolve(parse(raw, str(path)))
+    recipe = parse(raw, str(path))
     if (recipe.train.block or 0) > 0 and recipe.train.init is None:
         raise UsageError(
             f"--train-block {recipe.train.block}: the blocks below it would be untrained",
             "give --from RUN to take them from",
         )
+    from infomax_cli.core import build
+
+    recipe = build.resolve(recipe)
+    if splits is not None:
+        raw["cut"] = build.splits_override(recipe, splits)
+        recipe = build.resolve(parse(raw, str(path)))
     return recipe
+
+
+def _replace_data(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Another dataset in place of the recipe's; says what is kept of that."""
+    from infomax_cli.core import build
+
+    replaced, kept = build.replace_data(raw, name)
+    keeping = ", ".join(f"{key}={replaced['data'][key]}" for key in kept) or "nothing"
+    _say(f"data: {name}, keeping of the recipe's: {keeping}")
+    return replaced
 
 
 def _find_resumed(name: str | None, folder: Path) -> Run:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from infomax_cli.core.files import write_atomically
@@ -25,8 +24,8 @@ FORMAT = 1
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write `state` (tensors, numbers, strings and containers of them) so that `path` is whole at any moment."""
-    with _writing(path) as temporary:
-        torch.save({"format": FORMAT, **state}, temporary)
+    with _writing(path) as temporary, temporary.open("wb") as file:
+        torch.save({"format": FORMAT, **state}, file)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -65,7 +64,7 @@ def save_encoder(path: Path, encoder: nn.Module, recipe: dict[str, Any]) -> None
     """The encoder alone, with the recipe that rebuilds it in the file's metadata."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
     with _writing(path) as temporary:
-        save_file(weights, temporary, metadata={"format": "infomax", "recipe": json.dumps(recipe)})
+        temporary.write_bytes(save(weights, metadata={"format": "infomax", "recipe": json.dumps(recipe)}))
 
 
 def load_encoder_weights(path: Path) -> dict[str, Tensor]:
@@ -96,18 +95,18 @@ def _writing(path: Path) -> Iterator[Path]:
     try:
         with write_atomically(path) as temporary:
             yield temporary
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (OSError, RuntimeError) as error:
         raise CheckpointError(
-            f"cannot write {path}: {_why(path, error)}",
+            f"cannot write {path}: {_why(error)}",
             "make room, or choose another folder with --runs; what was saved before is whole",
         ) from error
 
 
-def _why(path: Path, error: Exception) -> str:
-    """In the system's words; torch and safetensors do not pass on why a write failed."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    with contextlib.suppress(OSError):
-        if os.statvfs(path.parent).f_bavail == 0:
-            return "no space left on device"
+def _why(error: BaseException) -> str:
+    """In the system's words, over which torch stumbles when it wants to end its file."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
     return describe_error(error)

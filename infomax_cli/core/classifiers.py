@@ -147,35 +147,40 @@ def _choose_strength(
 # --- one hidden layer ------------------------------------------------------------------------------------------------
 
 
-def fit_mlp(problem: _Problem, hidden: int = 256, dropout: float = 0.2, epochs: int = 100, patience: int = 5) -> Fit:
-    """One hidden layer of ReLUs on whitened features: Adam at 1e-3, batches of 256 rows; it ends when the held-out
-    accuracy has not risen for `patience` epochs, with the weights of the best one."""
+def fit_mlp(problem: _Problem, hidden: int = 256, dropout: float = 0.2, rounds: int = 100, patience: int = 5) -> Fit:
+    """One hidden layer of ReLUs on whitened features: Adam at 1e-3, batches of 256 rows.
+
+    After each round, an epoch or at least 50 steps, it is scored on what is held out; it ends when that has not risen
+    for `patience` rounds, with the weights of the best one. Where nothing can be held out there are ten rounds.
+    """
     whiten = Whitening.fit(problem.x)
     x, device = whiten(problem.x), problem.x.device
     out = problem.part == 0 if problem.held_out else torch.zeros_like(problem.part, dtype=torch.bool)
     learn = (~out).nonzero().flatten().cpu()
+    epochs = -(-50 // -(-len(learn) // 256))  # of a round
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed("mlp", problem.seed))
         net = nn.Sequential(
             nn.Linear(x.shape[1], hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, problem.classes)
-        ).to(device)
+        ).to(device, x.dtype)
         optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
         order = torch_generator("mlp order", problem.seed)
-        best, best_score, best_epoch = copy.deepcopy(net.state_dict()), -1.0, 0
-        for epoch in range(1, epochs + 1):
+        best, best_score, best_round = copy.deepcopy(net.state_dict()), -1.0, 0
+        for number in range(1, (rounds if problem.held_out else 10) + 1):
             net.train()
-            for batch in learn[torch.randperm(len(learn), generator=order)].split(256):  # type: ignore[no-untyped-call]
-                optimizer.zero_grad()
-                F.cross_entropy(net(x[batch]), problem.y[batch]).backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
+            for _ in range(epochs):
+                for batch in learn[torch.randperm(len(learn), generator=order)].split(256):  # type: ignore[no-untyped-call]
+                    optimizer.zero_grad()
+                    F.cross_entropy(net(x[batch]), problem.y[batch]).backward()  # type: ignore[no-untyped-call]
+                    optimizer.step()
             net.eval()
-            score = _accuracy(net, x[out], problem.y[out]) if problem.held_out else float(epoch)
+            score = _accuracy(net, x[out], problem.y[out]) if problem.held_out else float(number)
             if score > best_score:
-                best, best_score, best_epoch = copy.deepcopy(net.state_dict()), score, epoch
-            elif epoch - best_epoch >= patience:
+                best, best_score, best_round = copy.deepcopy(net.state_dict()), score, number
+            elif number - best_round >= patience:
                 break
     net.load_state_dict(best)
-    choice = {"hidden": float(hidden), "epochs": float(best_epoch)}
+    choice = {"hidden": float(hidden), "epochs": float(best_round * epochs)}
     return Fit(lambda rows: _predict(net, whiten(rows)), choice, best_score if problem.held_out else None)
 
 
@@ -213,7 +218,7 @@ def fit_knn(problem: _Problem, neighbours: Sequence[int] = NEIGHBOURS, most: int
     for turn in problem.held_out:
         out = part == turn
         asked = out.nonzero().flatten()[:_ASKED]
-        if 0 < len(asked) and not out.all():
+        if len(asked) > 0 and not out.all():
             votes = _votes(known[asked], known[~out], y[~out], problem.classes, neighbours)
             right = {k: right[k] + int((vote.argmax(1) == y[asked]).sum()) for k, vote in votes.items()}
             total += len(asked)

@@ -142,8 +142,9 @@ class _Board(SummaryWriter):
 
     def close(self) -> None:
         """Once, and without the flush that comes first in TensorBoard's: closing flushes, and closes even so."""
-        if self.file_writer is not None:
-            self.file_writer.close()
+        given: FileWriter | None = self.file_writer
+        if given is not None:
+            given.close()
         self.file_writer = self.all_writers = None
 
 

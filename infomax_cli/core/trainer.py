@@ -344,8 +344,9 @@ class Trainer:
         return self.steppers.get(trained), self.steppers.get(monitors)
 
     def _set_modes(self) -> None:
+        """A block that nothing trains keeps the running statistics of its norms, and passes on means."""
         for block in self.blocks:
-            block.train(block.index not in self.frozen)
+            block.train()
             if not block.is_trained:
                 block.stages.eval()
 

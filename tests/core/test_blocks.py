@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-import toys
 from torch import Tensor, nn
 
+import toys
 from infomax_cli.core.api import Batch, BlockSpec, DataSpec, LossOutput, PluginError
 from infomax_cli.core.blocks import Block, check_ownership, cut_for_splits, describe_blocks, encode, partition
 from infomax_cli.errors import InfomaxError

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from infomax_cli.core.checkpoint import (
     load_checkpoint,
     load_encoder_weights,
@@ -64,9 +64,8 @@ def test_damage_is_never_taken_for_a_checkpoint(saved: Path) -> None:
         saved.write_bytes(bytes(damaged))
         try:
             loaded = load_checkpoint(saved)
-        except CheckpointError as error:
+        except CheckpointError:
             told += 1
-            assert len(error.message.splitlines()) == 1
         else:
             loaded.pop("format")
             assert tiny.same(loaded, STATE)
@@ -158,12 +157,12 @@ def small_disk() -> Iterator[None]:
 
 
 def test_a_failed_write_leaves_the_checkpoint_before_it(saved: Path, small_disk: None) -> None:
-    with pytest.raises(CheckpointError, match=r"cannot write .*last\.pt: ") as caught:
+    with pytest.raises(CheckpointError, match=r"cannot write .*last\.pt: File too large$") as caught:
         save_checkpoint(saved, {"encoder": torch.zeros(100_000)})
     assert len(caught.value.message.splitlines()) == 1
     assert "what was saved before is whole" in (caught.value.hint or "")
     assert load_checkpoint(saved)["step"] == 3
-    with pytest.raises(CheckpointError, match=r"cannot write .*encoder\.safetensors: "):
+    with pytest.raises(CheckpointError, match=r"cannot write .*encoder\.safetensors: File too large$"):
         save_encoder(saved.parent / "encoder.safetensors", torch.nn.Linear(100, 100), {})
     assert [path.name for path in saved.parent.iterdir()] == ["last.pt"]
 
@@ -199,10 +198,11 @@ def test_the_encoder_s_weights_come_back_from_its_file(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_something_else_is_told_in_a_line(here: Path) -> None:
     """Whole, and written by infomax, but not what the recipe makes."""
-    made, run = tiny.train(here, "train.steps=1")
+    _, run = tiny.train(here, "train.steps=1")
     state = load_checkpoint(run.last)
     for change in (
-        {"losses": {}}, {"steppers": {}}, {"meter": 5}, {"step": "x"}, {"encoder": 5}, {"encoder": {"a": 1}}, {"recipe": []},
+        {"losses": {}}, {"steppers": {}}, {"meter": 5}, {"step": "x"}, {"encoder": 5}, {"encoder": {"a": 1}},
+        {"recipe": []},
     ):  # fmt: skip
         save_checkpoint(run.last, {**state, **change})
         with pytest.raises(CheckpointError, match=r"last\.pt") as caught:

@@ -201,10 +201,12 @@ def test_a_hidden_layer_reads_what_no_line_divides() -> None:
 def test_training_stops_early_and_keeps_the_best_epoch() -> None:
     rows = noisy_rows(noise=2.0)
     rows = Rows(rows.features.float(), rows.labels, rows.items)
-    fitted = fit_mlp(problem(rows), epochs=100, patience=3)
-    assert fitted.choice["epochs"] < 97
-    longer = fit_mlp(problem(rows), epochs=int(fitted.choice["epochs"]), patience=100)
-    assert torch.equal(fitted.predict(rows.features), longer.predict(rows.features))
+    fitted = fit_mlp(problem(rows), patience=3)  # rounds are of 25 epochs: 500 rows make two batches
+    best = int(fitted.choice["epochs"]) // 25
+    assert 1 <= best <= 96
+    assert fit_mlp(problem(rows), rounds=best + 3, patience=100).choice == fitted.choice
+    stopped = fit_mlp(problem(rows), rounds=best, patience=100)
+    assert torch.equal(fitted.predict(rows.features), stopped.predict(rows.features))
 
 
 # --- neighbours ------------------------------------------------------------------------------------------------------

@@ -9,9 +9,9 @@ import threading
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from infomax_cli.core.logbook import Logbook, Meter
 from infomax_cli.errors import CheckpointError
 from infomax_cli.runs import Run, new_run
@@ -120,9 +120,9 @@ def test_a_full_disk_is_a_line_and_closing_says_nothing_more(run: Run, capfd: py
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
+        logbook.write(1, {"train/block0/x": 1.0})
         with pytest.raises(CheckpointError, match=r"cannot write the log in .*: File too large"):
-            for step in range(100):
-                logbook.write(step, {"train/block0/x": 1.0})
+            logbook.write(2, {f"train/block{index}/x": 1.0 for index in range(40)})
         logbook.close()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from infomax_cli.core.schedule import rate_factor
@@ -26,7 +28,7 @@ def test_warm_up_rises_to_the_full_rate_and_is_never_zero() -> None:
 def test_a_schedule_begins_at_the_full_rate_after_warm_up_and_falls_towards_zero(schedule: str, warmup: int) -> None:
     found = rates(13, schedule=schedule, warmup=warmup)[warmup:]
     assert found[0] == 1.0
-    assert all(after < before for before, after in zip(found, found[1:], strict=False))
+    assert all(after < before for before, after in pairwise(found))
     assert 0 < found[-1] < 0.11
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import tiny
+from infomax_cli.core.api import Batch
 from infomax_cli.core.blocks import Block
 from infomax_cli.core.checkpoint import load_checkpoint
 from infomax_cli.core.trainer import Trainer, describe_blocks_trained
@@ -208,6 +209,58 @@ def test_a_step_never_waits_for_the_device(
     assert waits.met == []
 
 
+# --- the step --------------------------------------------------------------------------------------------------------
+
+
+def test_the_gradient_of_each_block_is_clipped_to_its_own_norm(tmp_path: Path) -> None:
+    """Of plain gradient descent at a rate of 1 the step is the gradient."""
+    sgd = ("train.optimizer=sgd", "train.momentum=0", "train.lr=1", "train.steps=1", "train.clip=1e-4")
+    fresh = tiny.trainer(*sgd)
+    before = [[p.detach().clone() for p in block.parameters()] for block in fresh.blocks]
+    made, _ = tiny.train(tmp_path, *sgd)
+    for block, old in zip(made.blocks, before, strict=True):
+        moved = [(p.detach() - q).flatten() for p, q in zip(block.parameters(), old, strict=True)]
+        assert float(torch.cat(moved).norm()) == pytest.approx(1e-4, rel=1e-2)
+
+
+def test_the_rate_follows_warm_up_and_schedule(tmp_path: Path) -> None:
+    made, run = tiny.train(tmp_path, "train.schedule=linear", "train.warmup=4", "train.log_every=1", "train.lr=1.0")
+    rates = [rate for _, rate in tiny.scalars(run)["train/lr"]]
+    assert rates == [0.25, 0.5, 0.75, 1.0, 1.0, 0.75, 0.5, 0.25]
+    assert {group["lr"] for stepper in made.steppers.values() for group in stepper.optimizer.param_groups} == {0.25}
+
+
+def test_batches_that_are_accumulated_make_one_step_of_their_mean(tmp_path: Path) -> None:
+    sgd = ("train.optimizer=sgd", "train.momentum=0", "train.lr=1", "train.steps=1", "cut=none", "encoder.cell=none")
+    supervised = "loss={name: supervised, label: speaker}"  # whose loss is a mean over the items of a batch
+    halves, _ = tiny.train(tmp_path, *sgd, supervised, "train.batch=4", "train.accumulate=2")
+    whole = tiny.trainer(*sgd, supervised, "train.batch=8", "train.accumulate=1")
+    parts = tiny.trainer(*sgd, supervised, "train.batch=4", "train.accumulate=2")._train_batches()
+    first, second = next(parts), next(parts)
+    labels = {name: torch.cat([first.labels[name], second.labels[name]]) for name in first.labels}
+    whole._train_on(Batch((torch.cat([first.views[0], second.views[0]]),), labels, first.ids + second.ids), 0)
+    for name, value in tiny.encoder_weights(whole).items():
+        torch.testing.assert_close(tiny.encoder_weights(halves)[name], value)
+
+
+def test_every_step_and_block_draws_for_itself_and_validation_the_same_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
+    forward = Block.forward
+
+    def watched(self: Block, inputs: Any, batch: Any) -> Any:
+        seeds[self.training].append((self.index, torch.initial_seed()))
+        return forward(self, inputs, batch)
+
+    monkeypatch.setattr(Block, "forward", watched)
+    tiny.train(tmp_path, "train.accumulate=2", "train.steps=3", "train.validate_every=1")
+    assert len(set(seeds[True])) == len({seed for _, seed in seeds[True]}) == 3 * 2 * 6
+    once = len(seeds[False]) // 3
+    assert seeds[False] == seeds[False][:once] * 3
+    assert len(set(seeds[False])) == once == 3 * 6
+
+
 # --- what is trained -------------------------------------------------------------------------------------------------
 
 
@@ -231,18 +284,26 @@ def test_training_one_block_leaves_all_others_as_they_were(tmp_path: Path) -> No
 
 
 def test_frozen_blocks_run_without_a_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = tiny.trainer("train.block=3", "train.steps=1")
-    graphs = []
-    advance = Block.advance
+    made = tiny.trainer("train.block=3", "train.steps=1", "train.validate_every=9")
+    saved: list[int] = []
+    begun = []
+    forward = Block.forward
 
-    def watched(self: Block, inputs: Any) -> Any:
-        with torch.autograd.graph.saved_tensors_hooks(lambda x: graphs.append(x) or x, lambda x: x):
-            return advance(self, inputs)
+    def watched(self: Block, inputs: Any, batch: Any) -> Any:
+        if self.training:
+            begun.append((self.index, len(saved)))
+        return forward(self, inputs, batch)
 
-    monkeypatch.setattr(Block, "advance", watched)
-    made.train(new_run(tmp_path, "tiny"), tiny.Silent())
+    def pack(x: Tensor) -> Tensor:
+        saved.append(x.numel())
+        return x.detach()
+
+    monkeypatch.setattr(Block, "forward", watched)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        made.train(new_run(tmp_path, "tiny"), tiny.Silent())
     assert made.frozen == {0, 1, 2}
-    assert graphs == []
+    assert begun == [(3, 0)]
+    assert saved
 
 
 def test_from_takes_the_weights_alone(tmp_path: Path) -> None:
@@ -258,7 +319,7 @@ def test_a_block_that_only_a_monitor_looks_at_is_not_trained(tmp_path: Path) -> 
     """Under fp16 too, where an optimizer that has no gradient must not be asked to step."""
     overrides = ["loss={name: supervised, label: speaker, detach: true}", "encoder.norm=batch", "train.amp=fp16"]
     fresh = tiny.encoder_weights(tiny.trainer(*overrides))
-    made, run = tiny.train(tmp_path, *overrides, "train.weight_decay=0.1")
+    made, _ = tiny.train(tmp_path, *overrides, "train.weight_decay=0.1")
     assert tiny.same(fresh, tiny.encoder_weights(made))
     assert set(made.steppers) == {f"block{index}/monitors" for index in range(6)}
     before = tiny.trainer(*overrides).blocks[3].losses.state_dict()
@@ -298,7 +359,7 @@ def test_the_metrics_hold_every_block_at_every_reading(tmp_path: Path) -> None:
     _, run = tiny.train(tmp_path)
     readings = [(line["step"], next(name for name in line if name != "step").split("/")[0]) for line in tiny.lines(run)]
     assert readings == [
-        (3, "train"), (5, "validation"), (6, "train"), (8, "train"), (8, "validation"),
+        (2, "train"), (4, "train"), (5, "validation"), (6, "train"), (8, "train"), (8, "validation"),
     ]  # fmt: skip
     for line in tiny.lines(run):
         phase = next(name for name in line if name != "step").split("/")[0]
@@ -394,7 +455,7 @@ def test_without_a_validation_split_nothing_is_validated(tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize("batch", [1, 100])
 def test_batches_of_one_and_larger_than_the_data(batch: int, tmp_path: Path) -> None:
-    made, run = tiny.train(tmp_path, f"train.batch={batch}", "train.steps=2")
+    made, _ = tiny.train(tmp_path, f"train.batch={batch}", "train.steps=2")
     assert made.step == 2
     assert made.steps_per_epoch == (27 if batch == 1 else 1)
 

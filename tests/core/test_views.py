@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 import torch
 
+import tiny
 from infomax_cli.core.api import Batch, DataError, PluginError
 from infomax_cli.core.views import AUGMENTATIONS, EpochBatches, ViewedItem, ViewedSplit, collate, validation_batches
 from infomax_cli.errors import RecipeError

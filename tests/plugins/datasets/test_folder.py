@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from infomax_plugins.datasets.folder import Folder
 
 from infomax_cli.core.api import DataError, Dataset, UsageError
+from infomax_plugins.datasets.folder import Folder
 
 CROP = 1600
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from infomax_plugins.datasets import _formants
 from infomax_plugins.datasets._formants import RATE, STEP, SYLLABLES, draw_voice, plan_word, synthesize
 

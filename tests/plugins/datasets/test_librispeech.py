@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from infomax_plugins.datasets.librispeech import LibriSpeech
 
 from infomax_cli.core.api import DataError, Dataset, Item, UsageError, audio_info
+from infomax_plugins.datasets.librispeech import LibriSpeech
 
 CROP = 3200
 LABELS = "LibriSpeech100_labels_split"

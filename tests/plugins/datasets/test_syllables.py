@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from infomax_plugins.datasets import syllables as module
-from infomax_plugins.datasets.syllables import SYLLABLES, VOWELS, Syllables, SyllablesSplit
 from torch.utils.data import DataLoader, Dataset
 
 from infomax_cli.core.api import DataError, UsageError
+from infomax_plugins.datasets import syllables as module
+from infomax_plugins.datasets.syllables import SYLLABLES, VOWELS, Syllables, SyllablesSplit
 
 SMALL = {"speakers": 2, "words": 9}
 ROOT = Path("unused")

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from infomax_plugins.encoders.speech_conv import ChannelNorm, RecurrentContext, SpeechConv
 from torch import Tensor, nn
 
 from infomax_cli.core.api import Encoder, InfomaxError
+from infomax_plugins.encoders.speech_conv import ChannelNorm, RecurrentContext, SpeechConv
 
 PADDINGS = ["gim", "cpc_audio", "valid"]
 

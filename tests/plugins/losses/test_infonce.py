@@ -8,9 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from infomax_plugins.encoders.speech_conv import SpeechConv
-from infomax_plugins.losses import _negatives
-from infomax_plugins.losses.infonce import InfoNCE
 from torch import Tensor, nn
 
 from infomax_cli.core.api import (
@@ -24,6 +21,9 @@ from infomax_cli.core.api import (
     LabelSpec,
     MapSpec,
 )
+from infomax_plugins.encoders.speech_conv import SpeechConv
+from infomax_plugins.losses import _negatives
+from infomax_plugins.losses.infonce import InfoNCE
 
 SAMPLINGS = ["batch", "never_positive", "sequence", "speaker", "same_time"]
 ITEMS, FRAMES, CHANNELS, CONTEXT = 4, 14, 5, 3

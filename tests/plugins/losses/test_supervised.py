@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from infomax_plugins.losses.supervised import Supervised
 from torch import Tensor, nn
 
 from infomax_cli.core.api import Axis, Batch, BlockSpec, DataSpec, DoesNotFit, Features, LabelSpec, MapSpec
+from infomax_plugins.losses.supervised import Supervised
 
 CHANNELS = 4
 LABELS = {"speaker": LabelSpec(3), "phone": LabelSpec(5, hop=160, offset=200.0)}

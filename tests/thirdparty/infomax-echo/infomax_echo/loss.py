@@ -14,10 +14,10 @@ from infomax_cli.core.api import Batch, BlockSpec, Features, LossOutput
 class Decorrelate(nn.Module):
     """The variance and covariance terms of VICReg (Bardes, Ponce & LeCun 2022, eqs. 1 to 4), and slowness.
 
-    Every position of the block's last map ``(B, C, *grid)`` is a sample of C features. `variance` weighs the hinge that keeps
-    each feature's deviation at 1 or above, `covariance` the squared covariances of different features, and `slowness`
-    the squared step from a frame to the next along the last axis (Wiskott & Sejnowski 2002). `project` adds a linear
-    projection to so many features in front. Works on any block.
+    Every position of the block's last map ``(B, C, *grid)`` is a sample of C features. `variance` weighs the hinge that
+    keeps each feature's deviation at 1 or above, `covariance` the squared covariances of different features, and
+    `slowness` the squared step from a frame to the next along the last axis (Wiskott & Sejnowski 2002). `project` adds
+    a linear projection to so many features in front. Works on any block.
     """
 
     def __init__(
