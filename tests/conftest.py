@@ -98,15 +98,23 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def here(tmp_path: Path, shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """`tmp_path` as working folder, with data and runs in it, and the shared cache."""
+def here(tmp_path: Path, shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """`tmp_path` as working folder, with data and runs in it, and the shared cache.
+
+    One thread computes, as in the processes of `forked`: with another number sums differ in their last bits.
+    """
+    import torch
+
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("INFOMAX_RUNS", raising=False)
     monkeypatch.delenv("INFOMAX_DEBUG", raising=False)
     monkeypatch.setenv("INFOMAX_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("INFOMAX_CACHE", str(shared_cache))
     monkeypatch.setenv("COLUMNS", "80")
-    return tmp_path
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield tmp_path
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 _SERVER = """
-import importlib, json, os, pkgutil, signal, sys
+import atexit, gc, importlib, json, os, pkgutil, signal, sys, traceback
 import torch, soundfile, scipy.signal, tensorboard, rich.live, pydantic, yaml, entrypoints, torchaudio, PIL.Image
 torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], fused=True)  # imports a thousand modules
 import infomax_cli.core, infomax_cli.display
@@ -37,8 +37,18 @@ def child(job):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = ["infomax", *job["arguments"]]
     exec(job["before"], {"__name__": "before"})
-    main.main()
+    code = 0
+    try:
+        main.main()
+    except SystemExit as end:
+        code = end.code or 0
+    # an interpreter's end, but for taking down a thousand modules one by one
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
+gc.freeze()
 print("ready", flush=True)
 for line in sys.stdin:
     job = json.loads(line)
@@ -48,8 +58,11 @@ for line in sys.stdin:
     else:
         answer = os.fork()
         if answer == 0:
-            child(job)
-            sys.exit()
+            try:
+                child(job)
+            finally:
+                traceback.print_exc()
+                os._exit(99)
     print(json.dumps(answer), flush=True)
 """
 

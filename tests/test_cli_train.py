@@ -577,7 +577,7 @@ def test_ctrl_c_on_a_terminal_leaves_it_tidy(
 
 def test_the_whole_way_in_a_process_of_its_own(run_cli: Any, here: Path, recipe: str, shared_cache: Path) -> None:
     env = {"INFOMAX_CACHE": str(shared_cache)}
-    done = run_cli("train", recipe, "train.steps=2", env=env, cwd=here)
+    done = run_cli("train", recipe, "train.steps=2", "train.workers=2", env=env, cwd=here)
     assert (done.returncode, done.stdout) == (0, f"trained {only_run(here).path.relative_to(here)}\n")
     assert "Traceback" not in done.stderr
     assert "Warning" not in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pickle
@@ -147,22 +148,25 @@ def test_a_missing_checkpoint_and_a_folder_in_its_place(tmp_path: Path) -> None:
 # --- a disk that is full ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_disk() -> Iterator[None]:
-    """Files may grow to 4 KiB; beyond that a write fails, as on a full disk."""
+    """Files may grow to 4 KiB; beyond that a write fails, as on a full disk. Never around anything that pytest prints,
+    whose own output may be a file."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_failed_write_leaves_the_checkpoint_before_it(saved: Path, small_disk: None) -> None:
-    with pytest.raises(CheckpointError, match=r"cannot write .*last\.pt: File too large$") as caught:
+def test_a_failed_write_leaves_the_checkpoint_before_it(saved: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"cannot write .*last\.pt: File too large$") as caught, small_disk():
         save_checkpoint(saved, {"encoder": torch.zeros(100_000)})
     assert len(caught.value.message.splitlines()) == 1
     assert "what was saved before is whole" in (caught.value.hint or "")
     assert load_checkpoint(saved)["step"] == 3
-    with pytest.raises(CheckpointError, match=r"cannot write .*encoder\.safetensors: File too large$"):
+    with pytest.raises(CheckpointError, match=r"cannot write .*encoder\.safetensors: File too large$"), small_disk():
         save_encoder(saved.parent / "encoder.safetensors", torch.nn.Linear(100, 100), {})
     assert [path.name for path in saved.parent.iterdir()] == ["last.pt"]
 
