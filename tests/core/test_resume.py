@@ -132,19 +132,28 @@ def test_resume_after_a_kill_at_any_moment(moment: str, workers: int, here: Path
     assert not list(run.path.rglob("*.tmp"))
 
 
+SLOWLY = """
+import time
+from infomax_cli.core.trainer import Trainer
+step = Trainer._make_step
+Trainer._make_step = lambda *rest: (time.sleep(0.05), step(*rest))[1]
+"""
+
+
 def test_resume_after_kills_at_random_moments(here: Path, forked: Any) -> None:
-    _, whole = tiny.train(here / "whole", "train.save_every=1", "train.workers=1")
-    pause = random.Random(0)
-    child = start(forked, here, "train.save_every=1", "train.workers=1")
+    overrides = ["train.steps=16", "train.save_every=1", "train.workers=1"]
+    _, whole = tiny.train(here / "whole", *overrides)
+    moments = random.Random(0)
+    child = start(forked, here, *overrides, before=SLOWLY)
     child.wait_for("runs/*/recipe.yaml")
     kills = 0
-    for _ in range(12):
-        time.sleep(pause.uniform(0, 0.6))
+    while kills < 6:
+        time.sleep(moments.uniform(0, 0.4))
         child.signal(signal.SIGKILL)
         if child.wait().code == 0:
             break
         kills += 1
-        child = forked("train", "--resume")
+        child = forked("train", "--resume", before=SLOWLY)
     assert child.wait().code == 0, child.wait().err
     assert kills >= 2
     tiny.assert_same_run(whole, only_run(here))
