@@ -186,7 +186,7 @@ class _Waits(TorchDispatchMode):
         name = str(func).split(".")[1]
         if any(name.startswith(waits) for waits in self.NAMES):
             frames = [frame.name for frame in traceback.extract_stack()]
-            if "_window_of" not in frames:  # infonce draws where its window lies on the CPU, whatever the device
+            if "_reach_of" not in frames:  # infonce draws where its window lies on the CPU, whatever the device
                 self.met.append(f"{func} in {frames[-3:]}")
         return func(*args, **(kwargs or {}))
 

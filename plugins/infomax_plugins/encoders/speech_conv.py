@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from infomax_cli.core.api import Axis, InfomaxError
 
+from ._frames import FrameConv
+
 Norm = Literal["none", "channel", "batch"]
 Padding = Literal["gim", "cpc_audio", "valid"]
 Cell = Literal["gru", "lstm", "none"]
@@ -141,7 +143,7 @@ class ChannelNorm(nn.Module):
         channels = len(self.weight)
         ratio = (channels - 1) / channels
         frames = F.layer_norm(x.transpose(1, 2), (channels,), self.weight * ratio**0.5, self.bias, self.eps * ratio)
-        return frames.transpose(1, 2)
+        return frames.transpose_(1, 2)  # in place: of a view a ReLU in place would make copies
 
 
 class RecurrentContext(nn.Module):
@@ -167,7 +169,7 @@ def _conv_stage(channels: int, width: int, convs: Sequence[Conv], norm: Norm) ->
 
 def _conv_layer(channels: int, width: int, conv: Conv, norm: Norm) -> nn.Sequential:
     layer: OrderedDict[str, nn.Module] = OrderedDict()
-    layer["conv"] = nn.Conv1d(channels, width, conv.kernel, conv.stride, conv.padding)
+    layer["conv"] = FrameConv(channels, width, conv.kernel, conv.stride, conv.padding)
     if norm == "channel":
         layer["norm"] = ChannelNorm(width)
     elif norm == "batch":

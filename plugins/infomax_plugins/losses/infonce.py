@@ -21,6 +21,7 @@ from infomax_cli.core.api import (
 )
 
 from . import _negatives
+from ._scoring import Reach, at_least_float, score_candidates
 
 Sampling = Literal["batch", "never_positive", "sequence", "speaker", "same_time"]
 
@@ -56,6 +57,8 @@ class InfoNCE(nn.Module):
     neither matters nor learns, and the rest is the same bilinear form: this class covers them without it.
     """
 
+    ahead: Tensor  # the steps
+
     def __init__(
         self,
         spec: BlockSpec,
@@ -88,6 +91,8 @@ class InfoNCE(nn.Module):
         # W_k for every step, one below the other
         self.predictors = nn.Linear(given, len(self.steps) * channels, bias=False)
         self.scale = 1.0 / channels if score == "mean" else 1.0
+        # where it is needed, so that no step waits for a copy
+        self.register_buffer("ahead", torch.tensor(self.steps), persistent=False)
 
     def forward(self, views: Sequence[Features], batch: Batch) -> LossOutput:
         losses, accuracies, bounds = zip(*(self._view(features, batch) for features in views), strict=True)
@@ -99,16 +104,17 @@ class InfoNCE(nn.Module):
     def _view(self, features: Features, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """The loss of one view, its accuracy and the bound."""
         target = features.target  # (B, C, T)
-        start, stop = self._window_of(target.shape[-1])
-        context = self._context_of(features, stop)[..., start:]  # (B, H, L)
-        predictions = self._predict(context)  # (K, B, P, C), P the frames of the window that any step predicts
-        with torch.autocast(target.device.type, enabled=False):
-            predicted = slice(start + self.steps[0], stop)
-            scores = self._scores(_at_least_float(predictions), _at_least_float(target), predicted, batch)
-            return self._judge(scores * self.scale)
+        reach = self._reach_of(target.shape[-1])
+        context = self._context_of(features, reach)
+        if self.sampling == "same_time":
+            scores = self._scores_at_same_time(target, context, reach)
+        else:
+            candidates = self._candidates(target, reach, batch)
+            scores = score_candidates(target, context, self.predictors.weight, candidates, reach)
+        return self._judge(scores * self.scale)
 
-    def _window_of(self, frames: int) -> tuple[int, int]:
-        """The first frame of a random window and the one after its last."""
+    def _reach_of(self, frames: int) -> Reach:
+        """A random window of the map."""
         length = frames if self.window is None else min(self.window, frames)
         if length <= self.steps[-1]:
             raise InfomaxError(
@@ -116,14 +122,14 @@ class InfoNCE(nn.Module):
                 "leave out such short items, or take fewer steps",
             )
         start = int(torch.randint(frames - length + 1, ()))  # on the CPU: a GPU need not be waited for
-        return start, start + length
+        return Reach(start, start + length, self.steps)
 
-    def _context_of(self, features: Features, stop: int) -> Tensor:
-        """The context of the frames before `stop`, ``(B, H, stop)``."""
-        context = features.target if features.context is None else features.context
+    def _context_of(self, features: Features, reach: Reach) -> Tensor | None:
+        """The context of the window's frames, ``(B, H, L)``; None where that is the target itself."""
         if self.gru is None:
-            return context[..., :stop]
-        frames = context[..., :stop].transpose(1, 2)
+            return None if features.context is None else features.context[..., reach.start : reach.stop]
+        context = features.target if features.context is None else features.context
+        frames = context[..., : reach.stop].transpose(1, 2)
         hidden: Tensor
         if self.bptt:
             hidden = self.gru(frames)[0]
@@ -132,26 +138,14 @@ class InfoNCE(nn.Module):
                 hidden = self.gru(frames)[0]
             # what every step starts from is known, so that all steps are taken at once
             hidden = _gru_step(self.gru, frames, F.pad(stop_gradient(hidden)[:, :-1], (0, 0, 1, 0)))
-        return hidden.transpose(1, 2)
+        return hidden[:, reach.start :].transpose(1, 2)
 
-    def _predict(self, context: Tensor) -> Tensor:
-        """``W_k c_(s-k)`` for every step k and every target frame s, ``(K, B, P, C)``; zero where s - k < 0."""
-        _, given, length = context.shape
-        first, last = self.steps[0], self.steps[-1]
-        padded = F.pad(context.transpose(1, 2), (0, 0, last, 0))  # (B, last + L, H)
-        read = torch.stack([padded[:, last + first - k : last + length - k] for k in self.steps])  # (K, B, P, H)
-        weights = self.predictors.weight.view(len(self.steps), -1, given)  # (K, C, H)
-        return torch.bmm(read.flatten(1, 2), weights.transpose(1, 2)).view(*read.shape[:3], -1)
-
-    def _scores(self, predictions: Tensor, target: Tensor, predicted: slice, batch: Batch) -> Tensor:
-        """Of every prediction with its target, then with its negatives: ``(B, P, K, 1 + N)``."""
-        if self.sampling == "same_time":
-            return _scores_at_same_time(predictions, target[..., predicted])
+    def _candidates(self, target: Tensor, reach: Reach, batch: Batch) -> Tensor:
+        """The rows of every target, then of its negatives: ``(B, P, 1, 1 + N)``, or ``(B, P, K, 1 + N)``."""
         items, _, frames = target.shape
-        times = torch.arange(predicted.start, predicted.stop, device=target.device)
-        rows = target.transpose(1, 2).flatten(0, 1)  # (B T, C)
+        times = torch.arange(reach.start + self.steps[0], reach.stop, device=target.device)
         if self.sampling == "never_positive":
-            return self._scores_by_step(predictions, rows, frames, times)
+            return self._candidates_by_step(items, frames, times)
         if self.sampling == "speaker":
             negatives = _negatives.from_speaker(batch.labels["speaker"], frames, times, self.negatives)
         elif self.sampling == "sequence":
@@ -159,16 +153,12 @@ class InfoNCE(nn.Module):
         else:
             negatives = _negatives.from_batch(items, frames, times, self.negatives)
         # all steps share the negatives of a target, so that each is fetched and read once
-        candidates = _with_targets(negatives, frames, times)  # (B, P, 1 + N)
-        fetched = _fetch(rows, candidates).flatten(0, 1)  # (B P, 1 + N, C)
-        scores = torch.bmm(predictions.flatten(1, 2).transpose(0, 1), fetched.transpose(1, 2))  # (B P, K, 1 + N)
-        return scores.view(items, len(times), *scores.shape[1:])
+        return _with_targets(negatives, frames, times).unsqueeze(2)
 
-    def _scores_by_step(self, predictions: Tensor, rows: Tensor, frames: int, times: Tensor) -> Tensor:
-        """As `_scores`, each step with negatives of its own."""
-        items = len(rows) // frames
-        scores = []
-        for prediction, step in zip(predictions, self.steps, strict=True):
+    def _candidates_by_step(self, items: int, frames: int, times: Tensor) -> Tensor:
+        """As `_candidates`, each step with negatives of its own; any row where a step reaches no target."""
+        candidates = []
+        for step in self.steps:
             skipped = step - self.steps[0]  # targets too early in the window for this step
             reached = times[skipped:]
             if items * len(reached) < 2:
@@ -177,16 +167,31 @@ class InfoNCE(nn.Module):
                     "take larger batches, longer crops or fewer steps",
                 )
             negatives = _negatives.from_other_targets(items, frames, reached, self.negatives)
-            fetched = _fetch(rows, _with_targets(negatives, frames, reached))  # (B, P', 1 + N, C)
-            found = (fetched @ prediction[:, skipped:, :, None]).squeeze(-1)
-            scores.append(F.pad(found, (0, 0, skipped, 0)))
-        return torch.stack(scores, dim=2)
+            candidates.append(F.pad(_with_targets(negatives, frames, reached), (0, 0, skipped, 0)))
+        return torch.stack(candidates, dim=2)
+
+    def _scores_at_same_time(self, target: Tensor, context: Tensor | None, reach: Reach) -> Tensor:
+        """Of every prediction with all targets of its time, its own item's first: ``(B, P, K, B)``."""
+        items = len(target)
+        if items < 2:
+            raise InfomaxError(
+                "infonce: sampling same_time compares the items of a batch, but this batch has one",
+                "take larger batches",
+            )
+        window = target[..., reach.start : reach.stop]
+        predictions = self.predictors((window if context is None else context).transpose(1, 2))  # (B, L, K C)
+        with torch.autocast(target.device.type, enabled=False):
+            aligned = reach.align(predictions.view(*predictions.shape[:2], len(self.steps), -1))  # (B, P, K, C)
+            targets = at_least_float(window[..., self.steps[0] :]).permute(2, 1, 0)  # (P, C, B)
+            scores = aligned.transpose(0, 1) @ targets.unsqueeze(1)  # (P, B, K, B)
+        item = torch.arange(items, device=scores.device)
+        own_first = ((item[:, None] + item) % items).unsqueeze(1)
+        return scores.gather(-1, own_first.expand_as(scores)).transpose(0, 1)
 
     def _judge(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, accuracy and bound from scores ``(B, P, K, 1 + N)``."""
-        steps = torch.tensor(self.steps, device=scores.device)
         places = self.steps[0] + torch.arange(scores.shape[1], device=scores.device)  # of the targets in the window
-        exists = (places[:, None] >= steps).to(scores.dtype)  # (P, K): does the context lie in the window?
+        exists = (places[:, None] >= self.ahead).to(scores.dtype)  # (P, K): does the context lie in the window?
         pairs = len(scores) * exists.sum(0)  # (K,)
         positive, negatives = scores[..., 0], scores[..., 1:]
         surprise = scores.logsumexp(-1) - positive  # (B, P, K)
@@ -232,33 +237,10 @@ def _listed(steps: int | list[int]) -> tuple[int, ...]:
     return listed
 
 
-def _at_least_float(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
 def _with_targets(negatives: Tensor, frames: int, times: Tensor) -> Tensor:
     """The rows of the targets, then of their negatives, ``(B, P, 1 + N)``."""
     targets = _negatives.target_rows(len(negatives), frames, times)
     return torch.cat([targets.unsqueeze(-1), negatives], dim=-1)
-
-
-def _fetch(rows: Tensor, index: Tensor) -> Tensor:
-    """``rows[index]``, ``(*index, C)``. Its gradient, unlike that of indexing, is summed in a fixed order."""
-    return F.embedding(index, rows)
-
-
-def _scores_at_same_time(predictions: Tensor, target: Tensor) -> Tensor:
-    """Of predictions ``(K, B, P, C)`` with all targets ``(B, C, P)`` of their time, the own first: ``(B, P, K, B)``."""
-    steps, items, length, _ = predictions.shape
-    if items < 2:
-        raise InfomaxError(
-            "infonce: sampling same_time compares the items of a batch, but this batch has one", "take larger batches"
-        )
-    scores = torch.bmm(predictions.permute(2, 0, 1, 3).flatten(1, 2), target.permute(2, 1, 0))  # (P, K B, B)
-    scores = scores.view(length, steps, items, items)
-    item = torch.arange(items, device=scores.device)
-    own_first = (item[:, None] + item) % items
-    return scores.gather(-1, own_first.expand_as(scores)).permute(2, 0, 1, 3)
 
 
 def _gru_step(gru: nn.GRU, frames: Tensor, hidden: Tensor) -> Tensor:

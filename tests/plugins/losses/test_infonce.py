@@ -22,7 +22,8 @@ from infomax_cli.core.api import (
     MapSpec,
 )
 from infomax_plugins.encoders.speech_conv import SpeechConv
-from infomax_plugins.losses import _negatives
+from infomax_plugins.losses import _negatives, _scoring
+from infomax_plugins.losses._scoring import Reach
 from infomax_plugins.losses.infonce import InfoNCE
 
 SAMPLINGS = ["batch", "never_positive", "sequence", "speaker", "same_time"]
@@ -72,13 +73,14 @@ class Drawn:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.window = (0, 0)
         self.rows: list[tuple[list[int], Tensor]] = []
-        find_window = InfoNCE._window_of
+        find_reach = InfoNCE._reach_of
 
-        def window_of(loss: InfoNCE, frames: int) -> tuple[int, int]:
-            self.window = find_window(loss, frames)
-            return self.window
+        def reach_of(loss: InfoNCE, frames: int) -> Reach:
+            reach = find_reach(loss, frames)
+            self.window = reach.start, reach.stop
+            return reach
 
-        monkeypatch.setattr(InfoNCE, "_window_of", window_of)
+        monkeypatch.setattr(InfoNCE, "_reach_of", reach_of)
         for name in ("from_batch", "from_sequence", "from_speaker", "from_other_targets"):
             monkeypatch.setattr(_negatives, name, self._recorder(getattr(_negatives, name)))
 
@@ -147,6 +149,56 @@ def test_infonce_equals_the_loop_in_the_paper(
     assert output.watched["accuracy"].item() == pytest.approx(accuracy, abs=1e-12)
     assert output.watched["bound"].item() == pytest.approx(math.log(count) - expected.item(), abs=1e-12)
     assert not any(value.requires_grad for value in output.watched.values())
+
+
+def by_autograd(target: Tensor, context: Tensor | None, weight: Tensor, candidates: Tensor, reach: Reach) -> Tensor:
+    """`score_candidates` without its closed form: each step's predictions against all that it fetches."""
+    rows = target.transpose(1, 2).flatten(0, 1)
+    given = (target[..., reach.start : reach.stop] if context is None else context).transpose(1, 2)
+    scores = []
+    for place, (step, w) in enumerate(zip(reach.steps, weight.to(target.dtype).chunk(len(reach.steps)), strict=True)):
+        predictions = (given[:, : reach.length - step] @ w.t()).float()
+        chosen = candidates[:, step - reach.steps[0] :, min(place, candidates.shape[2] - 1)]
+        fetched = rows[chosen].float()
+        scores.append(
+            nn.functional.pad((fetched @ predictions.unsqueeze(-1))[..., 0], (0, 0, step - reach.steps[0], 0))
+        )
+    return torch.stack(scores, dim=2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("groups", ["shared", "each its own"])
+@pytest.mark.parametrize("context", [None, 24])
+@pytest.mark.parametrize("chunk", [1, 2**30])
+def test_the_closed_form_equals_autograd(
+    dtype: torch.dtype, groups: str, context: int | None, chunk: int, monkeypatch: Any
+) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setitem(_scoring._CHUNK_BYTES, "cpu", chunk)
+    items, channels, frames, reach = 3, 32, 90, Reach(7, 71, (1, 2, 5))
+    target = (torch.randn(items, channels, frames) / 4).to(dtype).requires_grad_()
+    given = None if context is None else torch.randn(items, context, reach.length).to(dtype).requires_grad_()
+    weight = (torch.randn(3 * channels, context or channels) / 4).requires_grad_()
+    candidates = torch.randint(items * frames, (items, reach.places, 1 if groups == "shared" else 3, 11))
+    exists = torch.arange(1, reach.length)[:, None] >= torch.tensor(reach.steps)
+    found = []
+    for closed in (True, False):
+        if closed:
+            with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+                scores = _scoring.score_candidates(target, given, weight, candidates, reach)
+        else:
+            scores = by_autograd(target, given, weight, candidates, reach)
+        loss = ((scores.logsumexp(-1) - scores[..., 0]) * exists).sum()
+        inputs = [tensor for tensor in (target, given, weight) if tensor is not None]
+        found.append([loss.detach(), *torch.autograd.grad(loss, inputs)])
+    for ours, theirs in zip(*found, strict=True):
+        assert ours.dtype == theirs.dtype
+        if dtype == torch.float32:
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+        else:
+            torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.05)
+            cosine = nn.functional.cosine_similarity(ours.float().flatten(), theirs.float().flatten(), dim=0)
+            assert cosine > 0.999
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
@@ -247,6 +299,12 @@ def test_half_precision_stays_close_and_scores_in_full(sampling: str) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in loss.parameters())
 
 
+def own_context(loss: InfoNCE, features: Features) -> Tensor:
+    context = loss._context_of(features, Reach(0, FRAMES, loss.steps))
+    assert context is not None
+    return context
+
+
 @pytest.mark.parametrize("bptt", [True, False])
 def test_own_context_equals_a_loop_over_time(bptt: bool) -> None:
     torch.manual_seed(0)
@@ -260,7 +318,7 @@ def test_own_context_equals_a_loop_over_time(bptt: bool) -> None:
     for t in range(FRAMES):
         hidden = cell(features.target[..., t], hidden if bptt else hidden.detach())
         steps.append(hidden)
-    expected, context = torch.stack(steps, dim=-1), loss._context_of(features, FRAMES)
+    expected, context = torch.stack(steps, dim=-1), own_context(loss, features)
 
     torch.testing.assert_close(context, expected, rtol=0, atol=1e-12)
     weight = torch.randn_like(expected)
@@ -274,7 +332,7 @@ def test_own_context_equals_a_loop_over_time(bptt: bool) -> None:
 def test_without_bptt_no_gradient_flows_to_earlier_frames(bptt: bool) -> None:
     loss = make_loss(block_spec(), context="gru", bptt=bptt)
     features = random_features(context=None)
-    loss._context_of(features, FRAMES)[..., 6].sum().backward()
+    own_context(loss, features)[..., 6].sum().backward()
     assert features.target.grad is not None
     reached = (features.target.grad != 0).any(1).any(0).nonzero().flatten().tolist()
     assert reached == (list(range(7)) if bptt else [6])
@@ -284,8 +342,8 @@ def test_own_context_reads_the_second_draw_where_there_is_one() -> None:
     loss = make_loss(block_spec(), context="gru")
     drawn = random_features(context=CHANNELS)
     assert drawn.context is not None
-    expected = loss._context_of(Features((), drawn.context), FRAMES)
-    assert torch.equal(loss._context_of(drawn, FRAMES), expected)
+    expected = own_context(loss, Features((), drawn.context))
+    assert torch.equal(own_context(loss, drawn), expected)
 
 
 def test_a_block_with_a_context_stage_gets_no_other_context() -> None:
