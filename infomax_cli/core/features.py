@@ -26,10 +26,12 @@ from infomax_cli.core.api import (
     pool_to_labels,
 )
 from infomax_cli.core.blocks import encode, module_of
+from infomax_cli.core.rows import Rows, Store
+from infomax_cli.core.scratch import scratch_room
 from infomax_cli.recipe import SamplingOptions
 
 Pool = Literal["mean", "last", "none"]
-LIMIT = 4 * 2**30  # bytes of features that one `extract` keeps; beyond it, frames are thinned out
+MEMORY = 2**28  # bytes of features up to which one `extract` keeps them in memory; beyond it, in a file
 _TOGETHER = 2**19  # samples, pixels: items of one size are encoded together up to so many
 
 
@@ -81,35 +83,10 @@ class FrozenEncoder:
         return tuple(readouts[depth] for depth in self.depths)
 
 
-@dataclass(frozen=True)
-class Rows:
-    """What one layer knows about one label: `features` ``(N, D)`` in float32, `labels` ``(N,)``, all known, and
-    `items` ``(N,)``, the item that each row comes from; all on the CPU."""
-
-    features: Tensor
-    labels: Tensor
-    items: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def where(self, mask: Tensor) -> Rows:
-        return Rows(self.features[mask], self.labels[mask], self.items[mask])
-
-
-def distinct(values: Tensor) -> tuple[Tensor, Tensor]:
-    """The distinct ones of small whole numbers ``(N,)``, in order, and the place of each value among them ``(N,)``.
-
-    As ``torch.unique``, which on the CPU starts threads that wait for one another on a busy machine.
-    """
-    found = values.bincount() > 0
-    return found.nonzero().flatten(), (found.cumsum(0) - 1)[values]
-
-
 @dataclass
 class Extracted:
-    """`rows` of each label, one a layer. `skipped` items were too short for the encoder; where memory would not have
-    held all, of a layer's frames one in `thinned` is kept."""
+    """`rows` of each label, one a layer. `skipped` items were too short for the encoder; where there was no room for
+    all, of an item's frames one in `thinned` is kept."""
 
     rows: dict[str, tuple[Rows, ...]] = field(default_factory=dict)
     skipped: int = 0
@@ -124,7 +101,8 @@ def extract(
     pool: Pool = "mean",
     item_seed: Callable[[int], int | None] = lambda index: None,
     seed: int = 0,
-    limit: int = LIMIT,
+    memory: int = MEMORY,
+    limit: int | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> Extracted:
     """Rows for every one of `labels`, in one pass over the split.
@@ -132,9 +110,12 @@ def extract(
     Items are taken whole, or as crops where `item_seed` gives a seed for an index. An aligned label makes a row of each
     of its known values, and none in layers without time; a whole-item label makes one row an item, or with `pool`
     "none" one for every frame. `advance` is called after each item.
+
+    Features are kept in fp16: up to `memory` bytes in memory, more in files that have no name. Beyond `limit` bytes (by
+    default half of what the disk has to spare: another split will follow) frames are thinned out.
     """
-    grids = _grids(labels)
-    stores = {grid: [_Store(seed, limit // (len(grids) * len(source.layers))) for _ in source.layers] for grid in grids}
+    stores = {grid: _stores(source, labels[names[0]], seed) for grid, names in _grids(labels).items()}
+    room = _Room([store for own in stores.values() for store, _ in own], memory, limit)
     result = Extracted()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(derive_seed(seed, "features"))  # for encoders whose evaluation draws from a Gaussian
@@ -143,14 +124,56 @@ def extract(
             if maps is None:
                 result.skipped += len(items)
                 continue
-            for grid, names in grids.items():
-                for store, layer, values in zip(stores[grid], source.layers, maps, strict=True):
-                    _add(store, layer, values, indices, items, {name: labels[name] for name in names}, pool)
-    for grid, names in grids.items():
+            for grid, names in _grids(labels).items():
+                for store, places in stores[grid]:
+                    layers = [(source.layers[place], maps[place]) for place in places]
+                    _add(store, layers, indices, items, {name: labels[name] for name in names}, pool)
+            room.keep()
+    for grid, names in _grids(labels).items():
         for name in names:
-            result.rows[name] = tuple(store.rows(name) for store in stores[grid])
-        result.thinned = max(result.thinned, *(store.stride for store in stores[grid]))
+            found = dict.fromkeys(range(len(source.layers)), _NOTHING)
+            for store, places in stores[grid]:
+                found.update(zip(places, store.rows(name), strict=True))
+            result.rows[name] = tuple(found.values())
+    result.thinned = max((store.stride for store in room.stores), default=1)
     return result
+
+
+_NOTHING = Rows(torch.empty(0, 0), torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long))
+
+
+def _stores(source: Source, label: LabelSpec, seed: int) -> list[tuple[Store, list[int]]]:
+    """Where the rows of a grid go, and the layers that they are of: an aligned label has the same frames in all layers
+    with time, a whole-item label frames of their own in each."""
+    names = [f"depth {layer.name}" if layer.name.isdigit() else layer.name for layer in source.layers]
+    places = range(len(names))
+    together = [[i for i in places if source.layers[i].time is not None]] if label.aligned else [[i] for i in places]
+    return [(Store(seed, [names[i] for i in own]), own) for own in together if own]
+
+
+class _Room:
+    """Keeps what `stores` hold together within memory and disk."""
+
+    def __init__(self, stores: Sequence[Store], memory: int, limit: int | None) -> None:
+        self.stores, self.memory, self.limit = stores, memory, limit
+
+    def keep(self) -> None:
+        if self.limit is None and self._bytes() > self.memory:
+            self.limit = max(self.memory, scratch_room() // 2)
+        while self.limit is not None and self._bytes() > self.limit and self._halve():
+            pass
+        if self._bytes() > self.memory:
+            for store in self.stores:
+                store.to_file()
+            if scratch_room() < 0:  # others write, too
+                self._halve()
+
+    def _bytes(self) -> int:
+        return sum(store.bytes for store in self.stores)
+
+    def _halve(self) -> bool:
+        """Thin all stores alike, so that depths are compared on the same frames."""
+        return any([store.halve() for store in self.stores])  # noqa: C419 - all of them, not up to the first
 
 
 def _grids(labels: Mapping[str, LabelSpec]) -> dict[tuple[int, float] | None, list[str]]:
@@ -204,32 +227,29 @@ def _maps(source: Source, items: Sequence[Item]) -> tuple[Tensor, ...] | None:
 
 
 def _add(
-    store: _Store,
-    layer: Layer,
-    values: Tensor,
+    store: Store,
+    layers: Sequence[tuple[Layer, Tensor]],
     indices: Sequence[int],
     items: Sequence[Item],
     labels: Mapping[str, LabelSpec],
     pool: Pool,
 ) -> None:
-    """The rows that one layer makes of a batch of items."""
+    """The rows that layers with the same frames make of their maps ``(B, C, *grid)`` of a batch of items."""
     spec = next(iter(labels.values()))
-    if spec.aligned and layer.time is None:
-        return
     if not spec.aligned:
-        values = pool_items(values, layer, pool)  # (B, N, D)
+        layers = [(layer, pool_items(values, layer, pool)) for layer, values in layers]  # (B, N, D)
     for place, (index, item) in enumerate(zip(indices, items, strict=True)):
         known = {name: torch.as_tensor(item.labels[name]).long().reshape(-1) for name in labels}
         if not spec.aligned:
-            rows = values[place]
-            known = {name: label.expand(len(rows)) for name, label in known.items()}
+            rows = [values[place] for _, values in layers]
+            known = {name: label.expand(len(rows[0])) for name, label in known.items()}
         else:
             count = len(next(iter(known.values())))
             if any(len(label) != count for label in known.values()):
                 raise PluginError(f"item {item.id}: labels of one grid differ in length: {', '.join(known)}")
             if count == 0:
                 continue
-            rows = to_labels(values[place : place + 1], layer, spec, count)
+            rows = [to_labels(values[place : place + 1], layer, spec, count) for layer, values in layers]
         store.add(index, rows, known)
 
 
@@ -264,51 +284,3 @@ def _over_time(values: Tensor, time: int) -> Tensor:
     """``(B, C, *grid)`` to ``(B, C, T)``."""
     others = [place for place in range(2, values.dim()) if place != time]
     return values.mean(others) if others else values
-
-
-class _Store:
-    """Rows of one layer as they come. Beyond `limit` bytes every second frame is dropped, and of all that follow as
-    many; which ones is drawn for each item."""
-
-    def __init__(self, seed: int, limit: int) -> None:
-        self.seed, self.limit, self.stride, self.bytes = seed, limit, 1, 0
-        self.features: list[Tensor] = []
-        self.labels: list[dict[str, Tensor]] = []
-        self.items: list[int] = []
-
-    def add(self, item: int, rows: Tensor, labels: Mapping[str, Tensor]) -> None:
-        kept = torch.stack([label >= 0 for label in labels.values()]).any(0)
-        kept &= self._thin(item, len(kept))
-        self._append(item, rows[kept.to(rows.device)].float().cpu(), {n: label[kept] for n, label in labels.items()})
-        while self.bytes > self.limit and any(len(part) > 1 for part in self.features):
-            self._halve()
-
-    def rows(self, name: str) -> Rows:
-        """The rows at which the label is known."""
-        if not self.features:
-            return Rows(torch.empty(0, 0), torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long))
-        features = torch.cat(self.features)
-        labels = torch.cat([label[name] for label in self.labels])
-        items = torch.tensor(self.items).repeat_interleave(torch.tensor([len(part) for part in self.features]))
-        known = labels >= 0
-        return Rows(features, labels, items) if known.all() else Rows(features, labels, items).where(known)
-
-    def _append(self, item: int, features: Tensor, labels: dict[str, Tensor]) -> None:
-        self.features.append(features)
-        self.labels.append(labels)
-        self.items.append(item)
-        self.bytes += features.nbytes
-
-    def _thin(self, item: int, count: int) -> Tensor:
-        """Every `stride`-th of an item's frames, from one on that is drawn for it."""
-        if self.stride == 1:
-            return torch.ones(count, dtype=torch.bool)
-        return (torch.arange(count) + derive_seed(self.seed, "thin", item)) % self.stride == 0
-
-    def _halve(self) -> None:
-        self.stride *= 2
-        features, labels, items = self.features, self.labels, self.items
-        self.features, self.labels, self.items, self.bytes = [], [], [], 0
-        for part, label, item in zip(features, labels, items, strict=True):
-            first = derive_seed(self.seed, "half", self.stride, item) % 2
-            self._append(item, part[first::2].clone(), {name: value[first::2] for name, value in label.items()})

@@ -1,14 +1,22 @@
-"""Multinomial logistic regression at its optimum, fast: the features are whitened, then L-BFGS sees all of them."""
+"""Multinomial logistic regression at its optimum, fast: the features are whitened, then L-BFGS sees all of them.
+
+Those that are too many for that are streamed in minibatches, from the optimum of a sample on.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 FLOOR = 1e-6  # of the largest variance: what varies less than this is rounding, not signal
-_ROWS = 2**15  # rows whose logits are held at once
+_ROWS = 2**12  # rows whose logits are held at once, so that they stay in the cache
+_EPOCHS, _STEPS = 3, 4000  # in minibatches: over all rows, but at least so many steps
+_BATCH = 1024
+_RATE = 0.3  # of a step in minibatches, as a share of Newton's
+_CAUTION = 4.0  # rows of a class, in a batch, that are worth a full step; curvatures are not believed to be smaller
 
 
 @dataclass(frozen=True)
@@ -40,13 +48,19 @@ class Whitening:
         matrix = vectors[:, kept] / values[kept].sqrt() / deviation.unsqueeze(1)
         return cls(mean, matrix.to(x), values[kept].to(x))
 
+    @property
+    def dims(self) -> int:
+        """How many components are left."""
+        return self.matrix.shape[1]
+
     def __call__(self, x: Tensor) -> Tensor:
         return (x - self.mean) @ self.matrix
 
 
 @dataclass(frozen=True)
 class Logistic:
-    """Weights ``(K, D)`` and biases ``(K,)`` at the optimum; `loss` is its value, `steps` the evaluations it took."""
+    """Weights ``(K, D)`` and biases ``(K,)`` at the optimum; `loss` is its value, `steps` the evaluations, or the
+    minibatches, that it took."""
 
     weight: Tensor
     bias: Tensor
@@ -67,22 +81,24 @@ def fit_logistic(
     l2: float | Tensor,
     *,
     start: Logistic | None = None,
-    tolerance: float = 1e-4,
+    tolerance: float = 3e-4,
     max_steps: int = 1000,
 ) -> Logistic:
     """Minimise ``mean cross-entropy + 1/2 * sum(l2 * weight²)`` for rows `x` ``(N, D)`` and classes `y` ``(N,)``.
 
     `l2` is one strength, or one for each feature ``(D,)``; biases are not penalised. scikit-learn's ``C`` is
-    ``1 / (l2 * N)``. It has converged when no component of the gradient exceeds `tolerance`.
+    ``1 / (l2 * N)``. It has converged when no component of the gradient, scaled as below,
+    exceeds `tolerance`: by default the loss is then about 1e-4 above its least.
     """
     l2 = torch.as_tensor(l2, dtype=x.dtype, device=x.device).expand(x.shape[1])
-    # of whitened features the loss curves by about as much in each direction, the penalty by l2: even them out
-    scale = torch.cat([(1 + l2).rsqrt(), l2.new_ones(1)])
     penalty = torch.cat([l2, l2.new_zeros(1)])
     if start is None:  # the optimum of the strongest penalty
         bias = (y.bincount(minlength=classes).clamp_min(1) / len(y)).log().to(x)
         start = Logistic(x.new_zeros(classes, x.shape[1]), bias, 0.0, 0, converged=False)
-    theta = (torch.column_stack([start.weight, start.bias]) / scale).requires_grad_(True)
+    begin = torch.column_stack([start.weight, start.bias])
+    # weights of a rare class hardly curve the loss: even that out, but half-way, for such gradients are mostly noise
+    scale = (_curvature(x[:: 1 + len(x) // _ROWS], begin) + penalty + _CAUTION / _BATCH).pow(-0.25)
+    theta = (begin / scale).requires_grad_(True)
     optimizer = torch.optim.LBFGS(
         [theta],
         max_iter=max_steps,
@@ -95,16 +111,21 @@ def fit_logistic(
 
     @torch.no_grad()
     def closure() -> Tensor:
-        loss, gradient = _loss_and_gradient(x, y, theta * scale, penalty)
-        theta.grad = gradient * scale
+        loss, gradient = _loss_and_gradient(x, y, _centred(theta * scale), penalty)
+        theta.grad = _centred(gradient) * scale
         return loss
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     loss = float(closure())
     converged = theta.grad is not None and bool(theta.grad.abs().max() <= tolerance)
-    weights = (theta * scale).detach()
+    weights = _centred(theta.detach() * scale)
     steps = int(optimizer.state[theta]["func_evals"])
     return Logistic(weights[:, :-1], weights[:, -1], loss, steps, converged)
+
+
+def _centred(theta: Tensor) -> Tensor:
+    """Without what all classes share, which tells none of them from another: along that the loss is all but flat."""
+    return theta - theta.mean(0)
 
 
 def _loss_and_gradient(x: Tensor, y: Tensor, theta: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,3 +142,53 @@ def _loss_and_gradient(x: Tensor, y: Tensor, theta: Tensor, penalty: Tensor) -> 
         gradient[:, -1] += residual.sum(0)
     gradient = gradient / len(x) + penalty * theta
     return total / len(x) + 0.5 * (penalty * theta.square()).sum(), gradient
+
+
+def fit_minibatches(
+    epoch: Callable[[], Iterable[tuple[Tensor, Tensor]]],
+    rows: int,
+    sample: Tensor,
+    l2: Tensor,
+    *,
+    start: Logistic,
+) -> Logistic:
+    """What `fit_logistic` minimises, for more rows than memory holds.
+
+    Each call of `epoch` brings all `rows` once, in random order: features ``(n, D)`` and classes ``(n,)`` of many at a
+    time. `start` is the optimum of a `sample` of those features ``(m, D)``, at which the curvature is measured. Each
+    weight steps down its gradient, divided by its curvature; the steps shrink to nothing, and the mean over the last
+    quarter of them is returned. `loss` is the mean of what was met on the way there.
+    """
+    theta = torch.column_stack([start.weight, start.bias])
+    penalty = torch.cat([l2, l2.new_zeros(1)])
+    # one batch says little of a class that it hardly holds
+    speed = _RATE / (_curvature(sample, theta) + penalty + _CAUTION / _BATCH)
+    epochs = max(_EPOCHS, -(-_STEPS * _BATCH // rows))
+    mean, mean_loss, seen, steps, counted = torch.zeros_like(theta), theta.new_zeros(()), 0, 0, 0
+    for x, y in _batches(epoch, epochs):
+        loss, gradient = _loss_and_gradient(x, y, theta, penalty)
+        left = 1 - seen / (epochs * rows)
+        theta -= left * len(x) / _BATCH * speed * gradient  # the last rows of a part may be few
+        seen, steps = seen + len(x), steps + 1
+        if left <= 0.25:
+            counted += 1
+            mean += (theta - mean) / counted
+            mean_loss += (loss - mean_loss) / counted
+    return Logistic(mean[:, :-1], mean[:, -1], float(mean_loss), steps, converged=False)
+
+
+def _batches(epoch: Callable[[], Iterable[tuple[Tensor, Tensor]]], epochs: int) -> Iterator[tuple[Tensor, Tensor]]:
+    for _ in range(epochs):
+        for x, y in epoch():
+            yield from zip(x.split(_BATCH), y.split(_BATCH), strict=True)  # type: ignore[no-untyped-call]
+
+
+def _curvature(x: Tensor, theta: Tensor) -> Tensor:
+    """The second derivative ``(K, D + 1)`` of the mean cross-entropy by each weight and bias alone."""
+    curvature = torch.zeros_like(theta)
+    for rows in x.split(_ROWS):  # type: ignore[no-untyped-call]
+        p = torch.addmm(theta[:, -1], rows, theta[:, :-1].T).softmax(1)
+        doubt = p * (1 - p)
+        curvature[:, :-1].addmm_(doubt.T, rows.square())
+        curvature[:, -1] += doubt.sum(0)
+    return curvature / len(x)

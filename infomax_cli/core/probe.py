@@ -9,15 +9,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from infomax_cli.core.api import DataError, LabelSpec, UsageError, derive_seed
 from infomax_cli.core.baselines import Baseline, Mfcc, raw_source
 from infomax_cli.core.classifiers import Classifier, Fit, fit
-from infomax_cli.core.features import FrozenEncoder, Pool, Rows, Source, distinct
+from infomax_cli.core.features import FrozenEncoder, Pool, Source
 from infomax_cli.core.probe_result import ProbeResult, Score, summarise
 from infomax_cli.core.probe_rows import Problem, SourceRows, Splits, few
 from infomax_cli.core.protocols import AdamTraining, find_protocol, fit_adam, fit_sklearn
+from infomax_cli.core.rows import Rows, distinct
 from infomax_cli.core.subject import Subject, untrained
 from infomax_cli.wording import suggest
 
@@ -91,6 +93,8 @@ class _Probing:
                     chances[label] = _chance(problems[0])
                     self._note_unseen(label, problems[0])
                 scores[label] += self._scores(name, label, problems, rows)
+                del problems
+            del rows  # there may be no room for those of the next source beside them
         found = {label: self._result(label, scores[label], chances[label]) for label in scores if label in chances}
         if not found:
             reasons = dict.fromkeys(note for notes in self.notes.values() for note in notes)
@@ -243,7 +247,7 @@ class _Probing:
             depth=int(problem.layer.name) if name in ("trained", "random") else None,
             hop=hop,
             hop_ms=1000 * hop / rate if hop and rate else None,
-            dims=problem.test.features.shape[1],
+            dims=problem.test.dims,
             train_rows=len(learnt[0]),
             test_rows=len(problem.test),
         )
@@ -312,7 +316,7 @@ def _check_options(options: ProbeOptions) -> None:
 
 def _measure(fitted: Fit, rows: Rows) -> Mapping[str, float]:
     """Accuracy, and its mean over the classes that occur."""
-    right = (fitted.predict(rows.features) == rows.labels).double()
+    right = (torch.cat([fitted.predict(part) for part in rows.parts()]) == rows.labels).double()
     found = rows.labels.bincount(right)
     counts = rows.labels.bincount()
     return {"accuracy": float(right.mean()), "balanced_accuracy": _mean_share(found, counts)}

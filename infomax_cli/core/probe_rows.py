@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import torch
 
 from infomax_cli.core.api import DataError, LabelSpec, Split, derive_seed
-from infomax_cli.core.features import Extracted, Layer, Pool, Rows, Source, distinct, extract
+from infomax_cli.core.features import Extracted, Layer, Pool, Source, extract
 from infomax_cli.core.protocols import Protocol
+from infomax_cli.core.rows import Rows, distinct
 from infomax_cli.core.seeds import torch_generator
 from infomax_cli.core.subject import Subject
 
@@ -134,7 +135,7 @@ class SourceRows:
             if found.skipped:
                 self.splits.note(label, f"{found.skipped} items of {name} are too short for the encoder, and left out")
             if found.thinned > 1:
-                self.splits.note(label, f"of {name} one frame in {found.thinned} is kept, for lack of memory")
+                self.splits.note(label, f"of {name} one frame in {found.thinned} is kept, for lack of room")
         return found
 
 

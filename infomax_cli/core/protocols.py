@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infomax_cli.core.classifiers import PARTS, Fit, parts
-from infomax_cli.core.features import Pool, Rows, distinct
+from infomax_cli.core.features import Pool
+from infomax_cli.core.rows import LARGE, Rows, distinct
 from infomax_cli.core.seeds import derive_seed, torch_generator
 from infomax_cli.errors import UsageError
 from infomax_cli.wording import suggest
@@ -124,7 +125,7 @@ class AdamProbe:
         self.present, _ = distinct(rows.labels)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed("probe", seed))
-            self.linear = nn.Linear(rows.features.shape[1], len(self.present))
+            self.linear = nn.Linear(rows.dims, len(self.present))
             if training.init == "xavier":
                 nn.init.xavier_normal_(self.linear.weight)
         self.linear.to(device)
@@ -138,15 +139,16 @@ class AdamProbe:
         out = part == 0 if self.training.keep == "best" else torch.zeros(len(rows), dtype=torch.bool)
         out = out if not out.all() else torch.zeros_like(out)
         learn = rows.where(~out)
-        x, y = learn.features.to(self.device), torch.searchsorted(self.present, learn.labels).to(self.device)
+        read, y = learn.reader(self.device), torch.searchsorted(self.present, learn.labels).to(self.device)
         for batch in self._batches(learn.items):
             self.optimizer.zero_grad()
-            F.cross_entropy(self.linear(x[batch]), y[batch]).backward()  # type: ignore[no-untyped-call]
+            F.cross_entropy(self.linear(read(batch)), y[batch]).backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
         self.epochs += 1
         if out.any():
             held = rows.where(out)
-            score = float((self._predict(held.features) == held.labels).double().mean())
+            found = torch.cat([self._predict(part) for part in held.parts()])
+            score = float((found == held.labels).double().mean())
             if score > self.best[0]:
                 state = {name: tensor.clone() for name, tensor in self.linear.state_dict().items()}
                 self.best = (score, self.epochs, state)
@@ -192,8 +194,9 @@ def fit_adam(
     return [probe.finish() for probe in probes]
 
 
-def fit_sklearn(rows: Rows) -> Fit:
-    """scikit-learn's logistic regression with its defaults (C = 1), on features as they are."""
+def fit_sklearn(rows: Rows, large: int = LARGE) -> Fit:
+    """scikit-learn's logistic regression with its defaults (C = 1), on features as they are. It needs them all at once:
+    beyond `large` values it learns from every second row, or third, or as many as it takes."""
     import warnings
 
     from sklearn.exceptions import ConvergenceWarning
@@ -203,9 +206,14 @@ def fit_sklearn(rows: Rows) -> Fit:
     if len(present) == 1:
         return Fit(lambda x: present.expand(len(x)), {"C": 1.0})
     model = LogisticRegression()
+    places = torch.arange(0, len(rows), -(-rows.values // large))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
-        model.fit(rows.features.numpy(), rows.labels.numpy())
+        model.fit(rows.take(places).numpy(), rows.labels[places].numpy())
+    notes = []
+    if len(places) < len(rows):
+        notes.append(f"scikit-learn learnt from {len(places):,} of {len(rows):,} rows: more do not fit in memory")
     stopped = any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
-    notes = ("scikit-learn stopped short of the optimum, after its default of 100 steps",) if stopped else ()
-    return Fit(lambda x: torch.from_numpy(model.predict(x.numpy())), {"C": 1.0}, None, notes)
+    if stopped:
+        notes.append("scikit-learn stopped short of the optimum, after its default of 100 steps")
+    return Fit(lambda x: torch.from_numpy(model.predict(x.numpy())), {"C": 1.0}, None, tuple(notes))

@@ -16,8 +16,8 @@ from infomax_cli.core.classifiers import (
     fit_mlp,
     parts,
 )
-from infomax_cli.core.features import Rows
 from infomax_cli.core.logistic import Whitening, fit_logistic
+from infomax_cli.core.rows import Rows
 
 CPU = torch.device("cpu")
 

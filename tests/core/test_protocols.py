@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from infomax_cli.core.api import Item, UsageError
-from infomax_cli.core.features import FrozenEncoder, Rows, extract
+from infomax_cli.core.features import FrozenEncoder, extract
 from infomax_cli.core.probe import ProbeOptions, probe
 from infomax_cli.core.protocols import PROTOCOLS, AdamProbe, AdamTraining, find_protocol, fit_adam, fit_sklearn
+from infomax_cli.core.rows import Rows
 from infomax_cli.core.seeds import derive_seed
 from planted import LABELS, Planted, PlantedSplit, subject
 
