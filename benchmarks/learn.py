@@ -25,10 +25,10 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 
-# equal for every method on a corpus of recordings: a thousand steps of eight crops of 1.28 s
+# equal for every method on a corpus of recordings: two thousand steps of eight crops of 1.28 s
 BUDGET = (
-    "train.epochs=null", "train.steps=1000", "train.batch=8", "train.schedule=cosine", "train.workers=0",
-    "train.log_every=50", "train.save_every=250", "train.validate_every=250", "train.keep=8",
+    "train.epochs=null", "train.steps=2000", "train.batch=8", "train.schedule=cosine", "train.workers=0",
+    "train.log_every=50", "train.save_every=500", "train.validate_every=500", "train.keep=8",
     "encoder.channels=128", "encoder.norm=channel",
 )  # fmt: skip
 QUICK = ("train.lr=1e-3", "train.warmup=100")
@@ -56,7 +56,7 @@ EXPERIMENTS = {
             "gim": ("gim", *BUDGET, *QUICK, "data.speakers=['104']"),
             "cpc": ("cpc", *BUDGET, *GENTLE, "data.speakers=['104']"),
         },
-        curve=(250, 500, 750),
+        curve=(500, 1000, 1500),
     ),
     # speakers of the test split are not in the training split
     "speech-synth": Experiment(
