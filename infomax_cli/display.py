@@ -8,7 +8,7 @@ from types import TracebackType
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 PLAIN_EVERY_SECONDS = 10.0
@@ -24,6 +24,7 @@ class TrainDisplay:
         self.step = start
         self.values: dict[str, float] = {}
         self._last_line = 0.0
+        self._preparation: TaskID | None = None
         self._progress = Progress(
             TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[speed]}"),
             TimeRemainingColumn(), console=console,
@@ -42,6 +43,20 @@ class TrainDisplay:
     ) -> None:
         if self._live:
             self._live.stop()
+
+    def preparing(self, what: str, done: int, total: int) -> None:
+        """Before the first step: a bar of its own on a terminal, else a line now and then."""
+        self.began = time.monotonic()  # the speed is that of the steps
+        if self._live is not None:
+            if self._preparation is None:
+                self._preparation = self._progress.add_task("", total=total, speed="")
+            self._progress.update(self._preparation, completed=done, speed=what, visible=done < total)
+        elif self.began - self._last_line > PLAIN_EVERY_SECONDS or done == total:
+            self._last_line = self.began
+            self.console.print(f"{what}: {done:,}/{total:,}", soft_wrap=True, highlight=False, markup=False)
+
+    def note(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True, highlight=False, markup=False)
 
     def progress(self, step: int) -> None:
         self.step = step

@@ -48,6 +48,8 @@ class TrainOptions:
 
     `batches_of` names a label (speaker): each batch is then drawn from items of one value. `init` is a run whose
     encoder weights to start from. `block` trains that block alone: those below are frozen, those above left out.
+    `crops` draws so many crops of each item once and for all, in place of a new one each epoch; with `cache` what the
+    frozen blocks make of them is computed once, and read from disk. `compile` has torch.compile make each block faster.
     `workers` None means one for each core but the first, four at most; `keep` is how many older checkpoints stay.
     """
 
@@ -70,6 +72,9 @@ class TrainOptions:
     batches_of: str | None = None
     init: str | None = None
     block: int | None = None
+    crops: int | None = None
+    cache: bool = False
+    compile: bool = False
     log_every: int = 20
     save_every: int = 500
     validate_every: int | None = None
@@ -78,7 +83,7 @@ class TrainOptions:
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give either train.epochs or train.steps")
-        for name in ("epochs", "steps", "batch", "accumulate", "log_every", "save_every", "validate_every"):
+        for name in ("epochs", "steps", "batch", "accumulate", "crops", "log_every", "save_every", "validate_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"train.{name} must be at least 1, not {value}")
@@ -90,6 +95,11 @@ class TrainOptions:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"train.{name} must be above 0, not {value}")
+        if self.cache and not (self.block and self.crops):
+            raise ValueError(
+                "train.cache keeps what frozen blocks make of a fixed number of crops: give --train-block (1 or above) "
+                "and train.crops with it"
+            )
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"train.betas takes two numbers of at least 0 and below 1, not {self.betas}")
 

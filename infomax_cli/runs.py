@@ -12,7 +12,7 @@ from pathlib import Path
 from infomax_cli.errors import CheckpointError, RecipeError, UsageError
 from infomax_cli.recipe import Recipe, parse, read_recipe
 
-MAY_CHANGE_ON_RESUME = ("data.root", "train.epochs", "train.steps", "train.workers")
+MAY_CHANGE_ON_RESUME = ("data.path", "data.root", "train.epochs", "train.steps", "train.workers")
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def test_every_recipe_builds_and_makes_a_step(name: str, small: Path, tmp_path: 
     trainer = Trainer(
         build(resolve(parse(apply_overrides(raw, changes), str(listed.path))), torch.device("cpu")), torch.device("cpu")
     )
-    trainer._train_on(next(trainer._train_batches()), 0)
+    trainer.train_on(next(trainer._train_batches()), 0)
     trained = [parameter for stepper in trainer.steppers.values() for parameter in stepper.parameters]
     assert {id(p) for p in trained} >= {id(p) for block in trainer.blocks for p in block.stages.parameters()}
     assert all(parameter.isfinite().all() for parameter in trained)

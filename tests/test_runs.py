@@ -108,7 +108,7 @@ def wait(self, batch, part):
     {fork}
     open("training", "w").close()
     time.sleep(60)
-Trainer._train_on = wait
+Trainer.train_on = wait
 """
 
 

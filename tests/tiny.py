@@ -35,8 +35,16 @@ class Silent:
     """A display that only keeps what it is told."""
 
     def __init__(self) -> None:
+        self.prepared: list[int] = []
+        self.notes: list[str] = []
         self.steps: list[int] = []
         self.told: list[tuple[int, Mapping[str, float]]] = []
+
+    def preparing(self, what: str, done: int, total: int) -> None:
+        self.prepared.append(done)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
     def progress(self, step: int) -> None:
         self.steps.append(step)

@@ -76,7 +76,12 @@ def copy(
         target = target.with_name(f"{target.name}.yaml")
     if target.exists() and not force:
         raise UsageError(f"{target} is there already", "give another name, or --force to replace it")
-    write_text(target, text)
+    try:
+        write_text(target, text)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {target}: {error.strerror or error}", "choose a folder that you may write in"
+        ) from error
     typer.echo(f"{target}: a copy of {name}; train it with: infomax train {_as_argument(target)}")
 
 

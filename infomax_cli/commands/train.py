@@ -174,6 +174,8 @@ def _execute(recipe: Recipe, run: Run | None, *, device: str, folder: Path, dry_
     if dry_run:
         _describe(experiment, as_json=as_json)
         return
+    for note in experiment.notes:
+        _say(f"note: {note}")
     trainer = Trainer(experiment, where)
     if run is None:
         run, values = _begin(trainer, folder)
@@ -183,7 +185,7 @@ def _execute(recipe: Recipe, run: Run | None, *, device: str, folder: Path, dry_
         print_json({"run": str(run.path), "step": trainer.step, "metrics": values})
     elif values:
         results().print(f"trained {run.path}", soft_wrap=True, markup=False)
-        if labels := " | ".join(experiment.data.labels):
+        if labels := ",".join(experiment.data.labels):
             _say(f"next: infomax probe {labels}")
 
 

@@ -178,23 +178,34 @@ class Item:
 
 @dataclass(frozen=True)
 class Batch:
-    """Items made ready: one ``(B, C, *grid)`` tensor a view; labels ``(B,)``, or aligned ``(B, L)``, -1 for unknown."""
+    """Items made ready: one ``(B, C, *grid)`` tensor a view; labels ``(B,)``, or aligned ``(B, L)``, -1 for unknown.
+
+    `labelled` names the labels of which any value is known, where that was looked up before they left the CPU.
+    """
 
     views: tuple[Tensor, ...]
     labels: Mapping[str, Tensor]
     ids: tuple[str, ...]
+    labelled: frozenset[str] | None = None
+
+    def knows(self, label: str) -> bool:
+        """Whether any value of a label is known; no GPU is waited for where a loader made the batch."""
+        if self.labelled is None:
+            return bool((self.labels[label] >= 0).any())
+        return label in self.labelled
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> Batch:
         return Batch(
             views=tuple(view.to(device, non_blocking=non_blocking) for view in self.views),
             labels={name: label.to(device, non_blocking=non_blocking) for name, label in self.labels.items()},
             ids=self.ids,
+            labelled=self.labelled,
         )
 
     def pin_memory(self) -> Batch:
         """In memory that a GPU copies from while others compute; a loader calls it."""
         labels = {name: label.pin_memory() for name, label in self.labels.items()}
-        return Batch(tuple(view.pin_memory() for view in self.views), labels, self.ids)
+        return Batch(tuple(view.pin_memory() for view in self.views), labels, self.ids, self.labelled)
 
 
 @dataclass(frozen=True)

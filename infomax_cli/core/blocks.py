@@ -6,10 +6,10 @@ only owner of its weights, and is judged by its own losses; what it passes on ha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +29,10 @@ from infomax_cli.core.api import (
     UsageError,
     stop_gradient,
 )
+from infomax_cli.core.compiling import CompiledStage
 from infomax_cli.errors import RecipeError
 from infomax_cli.recipe import Cut, SamplingOptions
+from infomax_cli.wording import describe_error
 
 Group = tuple[int, ...]
 
@@ -71,7 +73,7 @@ class _Run:
 
 
 def _run_stages(
-    encoder: Encoder, stages: Iterable[tuple[int, nn.Module]], x: Tensor, *, sample: bool, first: int = 0
+    encoder: Encoder, stages: Iterable[tuple[int, Callable[[Any], Any]]], x: Tensor, *, sample: bool, first: int = 0
 ) -> _Run:
     """Run `stages` on the output `x` of stage ``first - 1``; a Gaussian is sampled, or its mean taken, here only."""
     maps, posteriors = [encoder.readout(x, first - 1)], []
@@ -126,6 +128,7 @@ class Block(nn.Module):
         self.weights = dict(weights)
         self.stages = nn.ModuleList(encoder.stages[index] for index in spec.stages)
         self.losses = nn.ModuleDict(losses)  # type: ignore[arg-type]  # a Loss is a module
+        self._runners: tuple[Callable[[Any], Any], ...] = tuple(self.stages)  # the stages as they are run
         self._owner = (encoder,)  # in a tuple, so that its weights do not count as the block's own
 
     def forward(self, inputs: Sequence[Tensor], batch: Batch) -> BlockOutput:
@@ -136,7 +139,7 @@ class Block(nn.Module):
         watched: dict[str, Tensor] = {}
         for entry, loss in self.losses.items():
             monitor = is_monitor(loss)
-            output: LossOutput = loss(stop_gradient(views) if monitor else views, batch)
+            output = self._judge(entry, loss, stop_gradient(views) if monitor else views, batch)
             self._check_reach(entry, output)
             totals[monitor] += [self.weights[entry] * term for term in output.terms.values()]
             terms |= _under(entry, output.terms)
@@ -149,10 +152,35 @@ class Block(nn.Module):
             outputs=stop_gradient(tuple(run.output for run in runs)),
         )
 
+    def _judge(self, entry: str, loss: Loss, views: Sequence[Features], batch: Batch) -> LossOutput:
+        """What a loss says. A stranger's may raise anything, or return what is no verdict: it is named then."""
+        try:
+            output = loss(views, batch)
+        except (InfomaxError, MemoryError, torch.OutOfMemoryError, KeyboardInterrupt):
+            raise
+        except (Exception, SystemExit) as error:
+            raise PluginError(
+                f"loss {entry} fails on block {self.index}: {describe_error(error)}",
+                "INFOMAX_DEBUG=1 shows where; tell its authors",
+            ) from error
+        if not isinstance(output, LossOutput) or any(
+            not isinstance(value, Tensor) or value.dim() for value in (*output.terms.values(), *output.watched.values())
+        ):
+            raise PluginError(
+                f"loss {entry} returns on block {self.index} what is not a LossOutput of scalar tensors",
+                "tell its authors",
+            )
+        return output
+
     @torch.no_grad()
     def advance(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Only the outputs, without a graph: what a frozen block is run for."""
         return tuple(self._run(x).output for x in inputs)
+
+    def compile_stages(self, tell: Callable[[str], None]) -> None:
+        """Have the stages compiled when they are first run; `tell` hears of those that could not be."""
+        named = zip(self.spec.stages, self.stages, strict=True)
+        self._runners = tuple(CompiledStage(stage, f"stage {index}", tell) for index, stage in named)
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """The stages' and the losses' parameters, monitors apart."""
@@ -177,7 +205,7 @@ class Block(nn.Module):
                 )
 
     def _run(self, x: Tensor) -> _Run:
-        stages = zip(self.spec.stages, self.stages, strict=True)
+        stages = zip(self.spec.stages, self._runners, strict=True)
         sample = self.training or self.sampling.eval == "sample"
         return _run_stages(self._owner[0], stages, x, sample=sample, first=self.spec.stages[0])
 

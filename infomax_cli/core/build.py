@@ -29,7 +29,8 @@ from infomax_cli.wording import describe_error
 
 @dataclass(frozen=True)
 class Experiment:
-    """A recipe made real. `recipe` is resolved: defaults filled in, the data root absolute."""
+    """A recipe made real. `recipe` is resolved: defaults filled in, the data root absolute. `notes` say what may
+    surprise: blocks that a loss does not fit."""
 
     recipe: Recipe
     root: Path
@@ -37,6 +38,7 @@ class Experiment:
     data: DataSpec
     encoder: Encoder
     blocks: tuple[Block, ...]
+    notes: tuple[str, ...] = ()
 
 
 def resolve(recipe: Recipe) -> Recipe:
@@ -92,7 +94,7 @@ def build(recipe: Recipe, device: torch.device) -> Experiment:
     if recipe.train.block is not None and recipe.train.block >= len(groups):
         raise RecipeError(f"train.block: there is no block {recipe.train.block}", f"blocks: 0 to {len(groups) - 1}")
     specs = describe_blocks(encoder, groups, data, recipe.views.count)
-    losses = _build_losses(recipe, specs)
+    losses, notes = _build_losses(recipe, specs)
     if not any(losses):
         where = "" if recipe.train.block is None else f" of block {recipe.train.block}"
         raise RecipeError(f"there is nothing to train: no loss is meant for any block{where}", "change loss.blocks")
@@ -101,7 +103,9 @@ def build(recipe: Recipe, device: torch.device) -> Experiment:
         for spec, pairs in zip(specs, losses, strict=True)
         for own in [{name: loss for name, (loss, _) in pairs.items()}]
     )
-    return Experiment(recipe, root, dataset, data, encoder, blocks)
+    if recipe.train.batch > (items := data.sizes["train"]):
+        notes += (f"a batch of {recipe.train.batch:,} is more than the {items:,} items to train on: it holds those",)
+    return Experiment(recipe, root, dataset, data, encoder, blocks, notes)
 
 
 def _check_data(recipe: Recipe, data: DataSpec) -> None:
@@ -152,16 +156,18 @@ def _construct(factory: Callable[..., Any], options: Mapping[str, Any], what: st
         raise
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise RecipeError(f"{what} refuses its options: {describe_error(error)}") from error
-    except Exception as error:  # a stranger's constructor may raise anything
+    except (Exception, SystemExit) as error:  # a stranger's constructor may raise anything
         raise PluginError(f"{what} cannot be built: {describe_error(error)}", "INFOMAX_DEBUG=1 shows where") from error
 
 
 _Judges = dict[str, tuple[Loss, float]]
 
 
-def _build_losses(recipe: Recipe, specs: Sequence[BlockSpec]) -> list[_Judges]:
-    """For every block the losses that fit it, by entry name. An entry that fits none is refused, saying why."""
+def _build_losses(recipe: Recipe, specs: Sequence[BlockSpec]) -> tuple[list[_Judges], tuple[str, ...]]:
+    """For every block the losses that fit it, by entry name, and a note on those that do not fit all. An entry that
+    fits none is refused, saying why."""
     built: list[_Judges] = [{} for _ in specs]
+    notes = []
     for name, entry in zip(_entry_names(recipe.losses), recipe.losses, strict=True):
         reasons = {}
         for spec in _wanted_blocks(entry, specs, recipe.source):
@@ -177,7 +183,10 @@ def _build_losses(recipe: Recipe, specs: Sequence[BlockSpec]) -> list[_Judges]:
                 raise PluginError(f"loss {entry.name} must be an nn.Module")
             built[spec.index][name] = (cast(Loss, loss), entry.weight)
         _refuse_misfits(entry, reasons, fits_some=any(name in judges for judges in built))
-    return built
+        if reasons:
+            which = f"block{'s' if len(reasons) > 1 else ''} {', '.join(map(str, reasons))}"
+            notes.append(f"{which} without {name}: {next(iter(reasons.values())).message}")
+    return built, tuple(notes)
 
 
 def _refuse_misfits(entry: LossEntry, reasons: Mapping[int, DoesNotFit], *, fits_some: bool) -> None:

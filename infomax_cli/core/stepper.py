@@ -42,6 +42,13 @@ class Stepper:
         return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
+        """Raises `ValueError` where the state is not of these parameters: a fused optimizer would write where it may
+        not."""
+        for place, moments in state["optimizer"]["state"].items():
+            for name, value in moments.items():
+                fits = not isinstance(value, Tensor) or name == "step" or value.shape == self.parameters[place].shape
+                if not fits or (isinstance(value, Tensor) and not value.is_floating_point()):
+                    raise ValueError(f"the optimizer's {name} is not of its parameter's shape or type")
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
 

@@ -16,8 +16,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 
 from infomax_cli.core.api import Batch, DataError, InfomaxError, Split, derive_seed
+from infomax_cli.core.block_cache import BlockCache
 from infomax_cli.core.blocks import Block, BlockOutput, module_of
 from infomax_cli.core.build import Experiment, resolve
 from infomax_cli.core.checkpoint import load_checkpoint, restore, save_checkpoint, save_encoder
@@ -28,7 +30,7 @@ from infomax_cli.core.pictures import log_batch
 from infomax_cli.core.schedule import rate_factor
 from infomax_cli.core.stepper import Stepper
 from infomax_cli.core.stopping import leave_stopping_to_the_parent, stop_requested
-from infomax_cli.core.views import EpochBatches, ViewedSplit, collate, validation_batches
+from infomax_cli.core.views import EpochBatches, ViewedItem, ViewedSplit, collate, validation_batches
 from infomax_cli.errors import CheckpointError, Diverged, Interrupted
 from infomax_cli.recipe import TrainOptions, differences, parse
 from infomax_cli.runs import MAY_CHANGE_ON_RESUME, Run
@@ -37,7 +39,11 @@ Stopping = Callable[[], bool]
 
 
 class Display(Protocol):
-    """What the trainer tells whoever watches."""
+    """What the trainer tells whoever watches. `preparing` comes before the first step, where something is prepared."""
+
+    def preparing(self, what: str, done: int, total: int) -> None: ...
+
+    def note(self, text: str) -> None: ...
 
     def progress(self, step: int) -> None: ...
 
@@ -58,15 +64,21 @@ class Trainer:
         self.awaits_validation = False
         self.meter = Meter()
         self.blocks = _running_blocks(experiment.blocks)
+        self._notes: list[str] = []  # to be told with the next step
+        if self.options.compile:
+            for block in self.blocks:
+                block.compile_stages(self._notes.append)
         self.frozen = {block.index for block in self.blocks if not _is_trained(block, self.options)}
         self._set_modes()
         self.steppers = self._make_steppers()
         self.split = experiment.dataset.split(experiment.root, "train")
+        self.cache: BlockCache | None = None  # while training from one
         self.steps_per_epoch = max(1, self._batches(0, 0).per_epoch // self.options.accumulate)
         self.total = self.options.steps or (self.options.epochs or 0) * self.steps_per_epoch
         self._bad_steps: dict[str, Tensor] = {}
         self._marks: Mapping[str, int] | None = {}
         self._saved: tuple[int, bool] | None = None
+        self._between_steps = True
 
     @property
     def finished(self) -> bool:
@@ -110,7 +122,16 @@ class Trainer:
         logbook = Logbook(run, self.step, self._marks)
         try:
             with stop_requested() as stopping:
-                self._loop(run, logbook, display, stopping)
+                if self.options.cache and not self.finished:
+                    self.cache = self._filled_cache(run, display, stopping)
+                try:
+                    self._loop(run, logbook, display, stopping)
+                except InfomaxError as error:
+                    if self._may_save_after(error):
+                        self.save(run, logbook)
+                    raise
+            if self.cache is not None:
+                self.cache.remove()
         except RuntimeError as error:
             if str(error).startswith("DataLoader worker"):  # found out at any time, in whatever is being done
                 raise DataError(
@@ -131,33 +152,47 @@ class Trainer:
                 if self.finished:
                     return
                 if stopping():
-                    raise Interrupted(
-                        f"at step {self.step}; saved in {run.path}",
-                        f"go on with: infomax train {shlex.quote(str(run.path))} --resume",
-                    )
+                    raise self._interrupted(run)
                 self._make_step(batches, logbook)
                 display.progress(self.step)
+                while self._notes:
+                    display.note(self._notes.pop(0))
                 ended = self.step == self.total
                 if ended or self.step % self.options.log_every == 0:
                     self._log(logbook, display)
                 validate_every = self.options.validate_every or self.steps_per_epoch
                 self.awaits_validation = self._holds_out and (ended or self.step % validate_every == 0)
 
+    def _may_save_after(self, error: InfomaxError) -> bool:
+        """Whether an item that cannot be read, or a batch that cannot be judged, met a state worth keeping."""
+        unsaved = self._saved != (self.step, self.awaits_validation)
+        return self._between_steps and unsaved and not isinstance(error, Diverged | Interrupted | CheckpointError)
+
+    def _interrupted(self, run: Run) -> Interrupted:
+        again = f"go on with: infomax train {shlex.quote(str(run.path))} --resume"
+        return Interrupted(f"at step {self.step}; saved in {run.path}", again)
+
     def _make_step(self, batches: Iterator[Batch], logbook: Logbook) -> None:
         """An optimizer step, for which `accumulate` batches are run."""
         for part in range(self.options.accumulate):
             batch = next(batches)
+            self._between_steps = False
             if self.step == 0 and part == 0:
                 logbook.board.add_text("recipe", f"```yaml\n{self.experiment.recipe.to_yaml()}```", 0)
-                log_batch(logbook.board, batch, self.experiment.data)
-            self._train_on(batch, part)
+                log_batch(logbook.board, self._raw(batch), self.experiment.data)
+            self.train_on(batch, part)
         self.step += 1
+        self._between_steps = True
 
-    def _train_on(self, batch: Batch, part: int) -> None:
-        """One batch through every block: each is stepped before the next is run."""
+    def train_on(self, batch: Batch, part: int | None = None) -> None:
+        """One batch through every block: each is stepped before the next is run.
+
+        `part` counts the batches of a step from 0; the optimizers move with the last, which None stands for.
+        """
+        part = self.options.accumulate - 1 if part is None else part
         batch = batch.to(self.device, non_blocking=True)
-        inputs = self._prepare(batch)
-        for block in self.blocks:
+        inputs, blocks = self._enter(batch)
+        for block in blocks:
             self._seed("train", self.step * self.options.accumulate + part, block)
             if block.index in self.frozen:
                 with autocast(self.device, self.options.amp):
@@ -180,6 +215,12 @@ class Trainer:
         self.meter.add(_named("train", block, output.terms | output.watched))
         outputs: tuple[Tensor, ...] = output.outputs
         return outputs
+
+    def _enter(self, batch: Batch) -> tuple[tuple[Tensor, ...], list[Block]]:
+        """What the first block that has to be run is given, and the blocks from it on."""
+        if self.cache is None:
+            return self._prepare(batch), self.blocks
+        return self.cache.inputs(batch), [block for block in self.blocks if block.index not in self.frozen]
 
     def _prepare(self, batch: Batch) -> tuple[Tensor, ...]:
         with torch.no_grad(), autocast(self.device, self.options.amp):
@@ -239,7 +280,7 @@ class Trainer:
         for block in self.blocks:
             block.eval()
         with contextlib.closing(
-            self._load(split, validation_batches(len(split), self.options.batch, self.options.seed))
+            self._load(self._viewed(split), validation_batches(len(split), self.options.batch, self.options.seed))
         ) as batches:
             for number, batch in enumerate(batches):
                 if stopping():
@@ -303,17 +344,51 @@ class Trainer:
         label = self.options.batches_of
         groups = None if label is None else self.split.item_labels(label)
         return EpochBatches(
-            len(self.split), self.options.batch, self.options.seed, start=start, stop=stop, groups=groups
+            len(self.split),
+            self.options.batch,
+            self.options.seed,
+            start=start,
+            stop=stop,
+            groups=groups,
+            crops=self.options.crops,
         )
 
     def _train_batches(self) -> Generator[Batch, None, None]:
         accumulate = self.options.accumulate
-        return self._load(self.split, self._batches(self.step * accumulate, self.total * accumulate))
+        split = self._viewed(self.split) if self.cache is None else self.cache.split()
+        return self._load(split, self._batches(self.step * accumulate, self.total * accumulate))
 
-    def _load(self, split: Split, batches: Any) -> Generator[Batch, None, None]:
+    def _viewed(self, split: Split) -> ViewedSplit:
+        return ViewedSplit(split, self.experiment.recipe.views)
+
+    def _raw(self, batch: Batch) -> Batch:
+        """The first batch of all with its views as they were before any block, for those who look at it."""
+        if self.cache is None:
+            return batch
+        with contextlib.closing(self._load(self._viewed(self.split), self._batches(0, 1))) as batches:
+            return next(batches)
+
+    def _filled_cache(self, run: Run, display: Display, stopping: Stopping) -> BlockCache:
+        """The inputs of the block that is trained, computed unless they are there."""
+        cache = BlockCache(self.experiment, self.device, run.path / "block-inputs")
+        if cache.is_filled():
+            return cache
+
+        def advance(rows: int) -> None:
+            display.preparing("what the frozen blocks make of the crops", rows, cache.plan.rows)
+            if stopping():
+                raise self._interrupted(run)
+
+        with contextlib.closing(self._load(self._viewed(self.split), cache.keys())) as batches:
+            cache.fill(batches, advance)
+        return cache
+
+    def _load(
+        self, split: TorchDataset[ViewedItem | InfomaxError] | TorchDataset[ViewedItem], batches: Any
+    ) -> Generator[Batch, None, None]:
         workers = default_workers() if self.options.workers is None else self.options.workers
-        loader = DataLoader(
-            ViewedSplit(split, self.experiment.recipe.views),
+        loader: DataLoader[Any] = DataLoader(
+            split,
             batch_sampler=batches,
             collate_fn=collate,
             num_workers=workers,
@@ -346,9 +421,8 @@ class Trainer:
     def _set_modes(self) -> None:
         """A block that nothing trains keeps the running statistics of its norms, and passes on means."""
         for block in self.blocks:
-            block.train()
-            if not block.is_trained:
-                block.stages.eval()
+            block.train(block.is_trained)
+            block.losses.train()
 
 
 def describe_blocks_trained(experiment: Experiment) -> list[dict[str, Any]]:

@@ -120,20 +120,30 @@ def _stack(items: Sequence[ViewedItem]) -> Batch | PluginError:
             f"{describe_error(error)}",
             "every item that is taken with a seed must have the same shape and labels",
         )
-    return Batch(views, labels, tuple(item.id for item in items))
+    labelled = frozenset(name for name, values in labels.items() if (values >= 0).any())
+    return Batch(views, labels, tuple(item.id for item in items), labelled)
 
 
 class EpochBatches:
     """Batches of ``(index, item seed)``, for ever, each derived from (seed, epoch, position) alone.
 
     An epoch is every item once, shuffled, but for an incomplete last batch. With `groups` (a value for every item) each
-    batch holds items of one value. Iteration begins at batch number `start` of the whole run and ends before `stop`.
+    batch holds items of one value. With `crops` an item's seed is one of so many (`crop_seed`), else a new one each
+    time. Iteration begins at batch number `start` of the whole run and ends before `stop`.
     """
 
     def __init__(
-        self, size: int, batch: int, seed: int, *, start: int = 0, stop: int, groups: Sequence[int] | None = None
+        self,
+        size: int,
+        batch: int,
+        seed: int,
+        *,
+        start: int = 0,
+        stop: int,
+        groups: Sequence[int] | None = None,
+        crops: int | None = None,
     ) -> None:
-        self.batch, self.seed, self.start, self.stop = batch, seed, start, stop
+        self.batch, self.seed, self.start, self.stop, self.crops = batch, seed, start, stop, crops
         members: dict[int, list[int]] = {}
         for index in range(size):
             members.setdefault(0 if groups is None else groups[index], []).append(index)
@@ -149,10 +159,12 @@ class EpochBatches:
             epoch, place = divmod(number, self.per_epoch)
             if epoch != known:
                 known, batches = epoch, self._epoch(epoch)
-            yield [
-                (index, derive_seed(self.seed, "item", epoch, place * self.batch + offset))
-                for offset, index in enumerate(batches[place])
-            ]
+            first = place * self.batch
+            yield [(index, self._seed(index, epoch, first + offset)) for offset, index in enumerate(batches[place])]
+
+    def _seed(self, index: int, epoch: int, position: int) -> int:
+        drawn = derive_seed(self.seed, "item", epoch, position)
+        return drawn if self.crops is None else crop_seed(self.seed, index, drawn % self.crops)
 
     def _epoch(self, epoch: int) -> list[list[int]]:
         random = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
@@ -165,13 +177,20 @@ class EpochBatches:
         return [batches[place] for place in order.tolist()]
 
 
+def crop_seed(seed: int, index: int, crop: int) -> int:
+    """The item seed of one of the crops that are drawn once and for all."""
+    return derive_seed(seed, "crop", index, crop)
+
+
 def validation_batches(size: int, batch: int, seed: int) -> list[list[tuple[int, int]]]:
     """Every item once, in order, with a seed of its own that never changes, in batches as even as can be.
 
-    Even, because a contrastive loss depends on its batch: a last one of a single item would say nothing.
+    Even, and of a single item only where there is no other or `batch` is 1, because a contrastive loss depends on its
+    batch: one item would have nothing to be told from. For that a batch may be larger than `batch` by one.
     """
     keys = [(index, derive_seed(seed, "validation", index)) for index in range(size)]
-    return [list(part) for part in _evenly(keys, math.ceil(size / batch))]
+    parts = math.ceil(size / batch)
+    return [list(part) for part in _evenly(keys, parts if batch == 1 else max(1, min(parts, size // 2)))]
 
 
 def _evenly(keys: Sequence[tuple[int, int]], parts: int) -> list[Sequence[tuple[int, int]]]:

@@ -201,7 +201,7 @@ def test_a_stop_saves_and_resume_equals_the_uninterrupted_run(
     waits = """open("ready", "w").close()
         while not os.path.exists("sent"): time.sleep(0.01)"""
     before = "import time" + ASKED.format(
-        module="trainer", kind="Trainer", method="_train_on", when="self.step == 4", sends=waits
+        module="trainer", kind="Trainer", method="train_on", when="self.step == 4", sends=waits
     )
     child = start(forked, here, f"train.workers={workers}", before=before)
     child.wait_for("ready")
@@ -243,7 +243,7 @@ def test_a_second_ctrl_c_does_not_wait(here: Path, forked: Any) -> None:
     sends = (
         "os.kill(os.getpid(), signal.SIGINT)" + "; os.kill(os.getpid(), signal.SIGINT); raise SystemExit('too late')"
     )
-    before = ASKED.format(module="trainer", kind="Trainer", method="_train_on", when="self.step == 4", sends=sends)
+    before = ASKED.format(module="trainer", kind="Trainer", method="train_on", when="self.step == 4", sends=sends)
     stopped = start(forked, here, "train.workers=2", before=before).wait()
     assert stopped.code == 130
     assert "Traceback" not in stopped.err

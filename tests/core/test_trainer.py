@@ -17,9 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import tiny
 from infomax_cli.core.api import Batch
 from infomax_cli.core.blocks import Block
-from infomax_cli.core.checkpoint import load_checkpoint
+from infomax_cli.core.checkpoint import load_checkpoint, save_checkpoint
 from infomax_cli.core.trainer import Trainer, describe_blocks_trained
-from infomax_cli.errors import DataError, Diverged, PluginError
+from infomax_cli.errors import CheckpointError, DataError, Diverged, PluginError
 from infomax_cli.runs import new_run
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -52,7 +52,7 @@ def test_training_block_by_block_equals_one_backward_of_the_summed_loss(
             for stepper in self.steppers.values():
                 stepper.step(self._rate(self.step))
 
-    monkeypatch.setattr(Trainer, "_train_on", train_on)
+    monkeypatch.setattr(Trainer, "train_on", train_on)
     monkeypatch.setattr(Trainer, "_log", lambda *_: None)
     summed, _ = tiny.train(tmp_path, "train.steps=4", *overrides)
     assert tiny.same(tiny.encoder_weights(immediate), tiny.encoder_weights(summed))
@@ -198,13 +198,13 @@ def test_a_step_never_waits_for_the_device(
     made = tiny.trainer("train.steps=2", *overrides)
     monkeypatch.setattr(made, "_check_finite", lambda: None)  # every step on the CPU only
     waits = _Waits()
-    train_on = made._train_on
+    train_on = made.train_on
 
     def watched(batch: Any, part: int) -> None:
         with waits:
             train_on(batch, part)
 
-    monkeypatch.setattr(made, "_train_on", watched)
+    monkeypatch.setattr(made, "train_on", watched)
     made.train(new_run(tmp_path, "tiny"), tiny.Silent())
     assert waits.met == []
 
@@ -238,7 +238,7 @@ def test_batches_that_are_accumulated_make_one_step_of_their_mean(tmp_path: Path
     parts = tiny.trainer(*sgd, supervised, "train.batch=4", "train.accumulate=2")._train_batches()
     first, second = next(parts), next(parts)
     labels = {name: torch.cat([first.labels[name], second.labels[name]]) for name in first.labels}
-    whole._train_on(Batch((torch.cat([first.views[0], second.views[0]]),), labels, first.ids + second.ids), 0)
+    whole.train_on(Batch((torch.cat([first.views[0], second.views[0]]),), labels, first.ids + second.ids), 0)
     for name, value in tiny.encoder_weights(whole).items():
         torch.testing.assert_close(tiny.encoder_weights(halves)[name], value)
 
@@ -488,3 +488,43 @@ def test_validation_is_the_same_every_time(tmp_path: Path) -> None:
     assert len(found) == 4
     for other in found[1:]:
         assert other == pytest.approx(found[0], abs=1e-6)
+
+
+def test_an_item_that_cannot_be_read_loses_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was learnt before it is saved, and the run can go on from there."""
+    made = tiny.trainer("train.steps=6", "train.save_every=99")
+    read, count = type(made.split).__getitem__, 0
+
+    def failing(self: Any, key: tuple[int, int | None]) -> Any:
+        nonlocal count
+        count += 1
+        if count > 4 * 4:
+            raise DataError("too many recordings are corrupt")
+        return read(self, key)
+
+    run = new_run(tmp_path, "tiny")
+    run.recipe_file.write_text(made.experiment.recipe.to_yaml())
+    monkeypatch.setattr(type(made.split), "__getitem__", failing)
+    with pytest.raises(DataError):
+        made.train(run, tiny.Silent())
+    assert load_checkpoint(run.last)["step"] == 4
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    again = tiny.trainer("train.steps=6", "train.save_every=99")
+    again.resume(run)
+    again.train(run, tiny.Silent())
+    whole, _ = tiny.train(tmp_path, "train.steps=6", "train.save_every=99")
+    assert tiny.same(tiny.encoder_weights(again), tiny.encoder_weights(whole))
+
+
+@pytest.mark.parametrize("harm", ["shape", "type"])
+def test_an_optimizer_s_state_of_other_parameters_is_refused(harm: str, tmp_path: Path) -> None:
+    """A fused optimizer would write where it may not, and the process die without a word."""
+    _, run = tiny.train(tmp_path, "train.steps=2")
+    state = load_checkpoint(run.last)
+    moments = state["steppers"]["block0"]["optimizer"]["state"][0]
+    moments["exp_avg"] = moments["exp_avg"][:1] if harm == "shape" else moments["exp_avg"].long()
+    del state["format"]
+    save_checkpoint(run.last, state)
+    with pytest.raises(CheckpointError, match="the optimizer's exp_avg is not of its parameter's shape or type"):
+        tiny.trainer("train.steps=4").resume(run)

@@ -175,3 +175,21 @@ def test_the_first_error_among_the_items_is_handed_over_whole() -> None:
     assert given is error
     back = pickle.loads(pickle.dumps(given))  # as it comes from a worker
     assert (type(back), back.message, back.hint) == (DataError, "what", "what to do")
+
+
+@pytest.mark.parametrize(("size", "batch", "sizes"), [(31, 2, {2, 3}), (9, 4, {3}), (1, 8, {1}), (3, 1, {1})])
+def test_a_validation_batch_is_of_one_item_only_where_it_must_be(size: int, batch: int, sizes: set[int]) -> None:
+    batches = validation_batches(size, batch, seed=0)
+    assert {len(keys) for keys in batches} == sizes
+    assert [index for keys in batches for index, _ in keys] == list(range(size))
+
+
+def test_a_batch_knows_which_labels_any_of_its_items_has() -> None:
+    items = [
+        ViewedItem((torch.zeros(1, 4),), {"a": -1, "b": torch.tensor([-1, value])}, str(value)) for value in (-1, 3)
+    ]
+    batch = collate(items)
+    assert isinstance(batch, Batch)
+    assert (batch.knows("a"), batch.knows("b")) == (False, True)
+    moved = Batch(batch.views, batch.labels, batch.ids)
+    assert (moved.knows("a"), moved.knows("b")) == (False, True)

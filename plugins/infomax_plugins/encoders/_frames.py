@@ -27,8 +27,8 @@ class FrameConv(nn.Conv1d):
         image = x.unsqueeze(2)  # (B, C, 1, T)
         if x.stride(1) != 1:  # a single channel too, of which `contiguous` would say that it has every layout
             image = image.clone(memory_format=torch.channels_last)
-        in_fp32 = x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
-        convolve = _Convolution.apply if in_fp32 and x.device.type == "cpu" else F.conv2d
+        plain = torch.compiler.is_compiling() or x.dtype != torch.float32 or torch.is_autocast_enabled(x.device.type)
+        convolve = F.conv2d if plain or x.device.type != "cpu" else _Convolution.apply
         y: Tensor = convolve(image, self.weight.unsqueeze(2), self.bias, (1, *self.stride), (0, *self.padding))
         return y.squeeze_(2)  # in place: of a view a ReLU in place would make copies
 
