@@ -19,17 +19,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 
-# equal for every method on a corpus of recordings: two thousand steps of eight crops of 1.28 s
+# equal for every method on a corpus of recordings: so many steps (--steps) of eight crops of 1.28 s
 BUDGET = (
-    "train.epochs=null", "train.steps=2000", "train.batch=8", "train.schedule=cosine", "train.workers=0",
-    "train.log_every=50", "train.save_every=500", "train.validate_every=500", "train.keep=8",
-    "encoder.channels=128", "encoder.norm=channel",
+    "train.epochs=null", "train.batch=8", "train.schedule=cosine", "train.workers=0", "train.log_every=50",
+    "train.keep=8", "encoder.channels=128", "encoder.norm=channel",
 )  # fmt: skip
 QUICK = ("train.lr=1e-3", "train.warmup=100")
 GENTLE = ("train.lr=4e-4", "train.warmup=300")  # trained end to end, CPC does not get off the ground with the former
@@ -37,17 +36,23 @@ GENTLE = ("train.lr=4e-4", "train.warmup=300")  # trained end to end, CPC does n
 
 @dataclass(frozen=True)
 class Experiment:
-    """`methods` are a recipe and its overrides each; `curve` are the steps whose last depth is probed as well."""
+    """`methods` are a recipe and its overrides each, trained for `steps`; with `curve` the last depth is probed after
+    each quarter of them as well."""
 
     labels: Sequence[str]
     methods: Mapping[str, tuple[str, ...]]
-    curve: Sequence[int] = field(default_factory=tuple)
+    steps: int = 1000
+    curve: bool = False
+
+    def quarters(self) -> list[int]:
+        return [self.steps * part // 4 for part in (1, 2, 3)] if self.curve else []
 
 
 EXPERIMENTS = {
     "syllables": Experiment(
         labels=("syllable", "vowel"),
-        methods={"gim": ("gim-syllables", "train.steps=600"), "cpc": ("cpc-syllables", "train.steps=600")},
+        methods={"gim": ("gim-syllables",), "cpc": ("cpc-syllables",)},
+        steps=600,
     ),
     # the recordings of one speaker, 104, whose phones are known
     "speech-real": Experiment(
@@ -56,7 +61,7 @@ EXPERIMENTS = {
             "gim": ("gim", *BUDGET, *QUICK, "data.speakers=['104']"),
             "cpc": ("cpc", *BUDGET, *GENTLE, "data.speakers=['104']"),
         },
-        curve=(500, 1000, 1500),
+        curve=True,
     ),
     # speakers of the test split are not in the training split
     "speech-synth": Experiment(
@@ -73,17 +78,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", choices=EXPERIMENTS)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, help="another number of steps than the experiment's")
     parser.add_argument("--methods", nargs="+", help="only these")
     parser.add_argument("--root", help="where the data lies, for experiments on recordings")
     parser.add_argument("--out", type=Path, default=Path("runs/learn"), help="where the runs are kept")
     given = parser.parse_args()
-    folder = given.out / given.experiment
     experiment = EXPERIMENTS[given.experiment]
+    name = given.experiment if given.steps in (None, experiment.steps) else f"{given.experiment}-{given.steps}"
+    experiment = replace(experiment, steps=given.steps or experiment.steps)
+    folder = given.out / name
     chosen = given.methods or list(experiment.methods)
     experiment = replace(experiment, methods={method: experiment.methods[method] for method in chosen})
     result = {"experiment": given.experiment, **measure(experiment, folder, range(given.seeds), given.root)}
     RESULTS.mkdir(exist_ok=True)
-    file = RESULTS / f"learn-{given.experiment}.json"
+    file = RESULTS / f"learn-{name}.json"
     file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     for label in experiment.labels:
         print(table(result, label), "\n")
@@ -93,7 +101,11 @@ def main() -> None:
 def measure(experiment: Experiment, folder: Path, seeds: Sequence[int], root: str | None) -> dict[str, Any]:
     """Train what is not trained yet, probe everything."""
     probes, curves, minutes = [], [], {}
-    for method, (recipe, *overrides) in experiment.methods.items():
+    quarter = experiment.steps // 4
+    every = (f"train.{key}={quarter}" for key in ("save_every", "validate_every"))
+    budget = [f"train.steps={experiment.steps}", *every]
+    for method, (recipe, *given) in experiment.methods.items():
+        overrides = [*given, *budget]
         for seed in seeds:
             run = trained(recipe, overrides, folder / method / f"seed{seed}", seed, root, minutes)
             for label in experiment.labels:
@@ -101,13 +113,14 @@ def measure(experiment: Experiment, folder: Path, seeds: Sequence[int], root: st
                 # an untrained encoder is that of no method: once a seed is enough
                 beside = method == next(iter(experiment.methods))
                 probes.append({"method": method, "seed": seed, **probe(run, label, seed, baselines=beside)})
-                for step in experiment.curve if seed == 0 else ():
+                for step in experiment.quarters() if seed == 0 else ():
                     at = probe(run, label, seed, step=step)
                     curves.append(
                         {"method": method, "seed": seed, "label": label, "step": step, "last": at["trained"][-1]}
                     )
     return {
         "methods": {method: " ".join(words) for method, words in experiment.methods.items()},
+        "steps": experiment.steps,
         "seeds": list(seeds),
         "minutes": minutes,
         "machine": f"{platform.processor() or platform.machine()}, Python {platform.python_version()}",

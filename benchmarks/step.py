@@ -12,6 +12,7 @@ since it never holds more).
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import subprocess
@@ -153,6 +154,7 @@ def step_memory(side: Literal["ours", "plain"], setting: Setting) -> dict[str, i
     return {"total": peak, "above": peak - made.held()}
 
 
+@functools.cache
 def memory_apart(side: Literal["ours", "plain"], setting: Setting) -> dict[str, int]:
     """`step_memory` in a process of its own."""
     words = [
@@ -200,8 +202,7 @@ def _measure(setting: Setting, threads: int, pairs: int) -> dict[str, Any]:
     print(f"batch {setting.batch}, {setting.amp}, {threads} threads", file=sys.stderr)
     found = {"batch": setting.batch, "amp": setting.amp, "threads": threads, **compare_steps(setting, threads, pairs)}
     found["share_of_matrix_speed"] = arithmetic(setting) / found["time"].ours / matrix_speed(threads)
-    sides: tuple[Literal["ours", "plain"], ...] = ("ours", "plain")
-    return found | {"memory": {side: memory_apart(side, setting) for side in sides}}
+    return found | {"memory": {"ours": memory_apart("ours", setting), "plain": memory_apart("plain", setting)}}
 
 
 def table(measured: list[dict[str, Any]]) -> str:

@@ -6,6 +6,7 @@
     │   └── DoesNotFit               a loss cannot work on a block; refused before any data is read
     ├── PluginError                  a plugin is missing its dependencies, raises on import, or breaks its contract
     ├── DataError                    data is missing, empty or corrupt
+    │   └── CorruptItem              one item cannot be read; whoever goes through a split leaves it out
     ├── CheckpointError              a run or a checkpoint cannot be read or written
     ├── Diverged                     a loss is no longer finite
     └── Interrupted         exit 130 stopped by the user, after saving
@@ -45,6 +46,10 @@ class PluginError(InfomaxError):
 
 class DataError(InfomaxError):
     pass
+
+
+class CorruptItem(DataError):  # noqa: N818
+    """Raised by a split for a whole item, ``split[index, None]``, that cannot be decoded."""
 
 
 class CheckpointError(InfomaxError):

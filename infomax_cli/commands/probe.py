@@ -124,7 +124,8 @@ def _table(result: ProbeResult) -> Table:
     title = f"{result.label}: {describe(result)}; learnt on {result.train_split}, tested on {result.test_split}"
     sizes = {(score.train_rows, score.test_rows) for score in result.scores}
     rows = "; rows learnt from {:,}, tested {:,}".format(*next(iter(sizes))) if len(sizes) == 1 else ""
-    caption = f"accuracy in %; chance (the commonest class) {100 * result.chance:.1f}{rows}"
+    after = "" if result.trained_steps is None else f"encoder after step {result.trained_steps:,}; "
+    caption = f"{after}accuracy in %; chance (the commonest class) {100 * result.chance:.1f}{rows}"
     table = Table(title=title, caption=caption, box=None, title_justify="left", caption_justify="left")
     untrained = {score.depth: score for score in result.of("random")}
     columns = ["depth", "hop", "dims", "test", *(["untrained"] if untrained else [])]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from infomax_cli.core.audio import AudioInfo, audio_info, read_audio
 from infomax_cli.core.files import IndexCache, cache_root, write_atomically, write_text
 from infomax_cli.core.seeds import derive_seed, numpy_generator, torch_generator
-from infomax_cli.errors import DataError, DoesNotFit, InfomaxError, PluginError, UsageError
+from infomax_cli.errors import CorruptItem, DataError, DoesNotFit, InfomaxError, PluginError, UsageError
 
 __all__ = [
     # the nouns
@@ -31,7 +31,7 @@ __all__ = [
     "AudioInfo", "audio_info", "read_audio",
     "IndexCache", "cache_root", "write_atomically", "write_text",
     "derive_seed", "numpy_generator", "torch_generator",
-    "InfomaxError", "UsageError", "DataError", "DoesNotFit", "PluginError",
+    "InfomaxError", "UsageError", "DataError", "CorruptItem", "DoesNotFit", "PluginError",
 ]  # fmt: skip
 
 
@@ -256,7 +256,7 @@ class Split(Protocol):
     """One split of a dataset: a map-style torch dataset of raw items.
 
     ``split[index, seed]`` draws what is random (the crop) from `seed`; ``split[index, None]`` is the whole item, as
-    evaluation sees it.
+    evaluation sees it; it may raise `CorruptItem`, and is left out then.
     """
 
     def __len__(self) -> int: ...

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -60,11 +60,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 _NOTHING_OF_IT = "nothing of it was used; put back a copy (train.keep leaves older ones), or start anew"
 
 
-def save_encoder(path: Path, encoder: nn.Module, recipe: dict[str, Any]) -> None:
-    """The encoder alone, with the recipe that rebuilds it in the file's metadata."""
+def save_encoder(path: Path, encoder: nn.Module, recipe: dict[str, Any], step: int = 0) -> None:
+    """The encoder alone; in the file's metadata the recipe that rebuilds it, and the steps that it was trained for."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
     with _writing(path) as temporary:
-        temporary.write_bytes(save(weights, metadata={"format": "infomax", "recipe": json.dumps(recipe)}))
+        metadata = {"format": "infomax", "recipe": json.dumps(recipe), "step": str(step)}
+        temporary.write_bytes(save(weights, metadata=metadata))
 
 
 def load_encoder_weights(path: Path) -> dict[str, Tensor]:
@@ -72,6 +73,16 @@ def load_encoder_weights(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read as encoder weights: {error}") from error
+
+
+def encoder_step(path: Path) -> int | None:
+    """The steps that a saved encoder was trained for; None where the file does not tell."""
+    try:
+        with safe_open(path, "pt") as file:
+            step = (file.metadata() or {}).get("step", "")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read as encoder weights: {error}") from error
+    return int(step) if step.isdecimal() else None
 
 
 def restore(module: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:

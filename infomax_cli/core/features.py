@@ -15,6 +15,7 @@ from torch import Tensor
 
 from infomax_cli.core.api import (
     Axis,
+    CorruptItem,
     Encoder,
     InfomaxError,
     Item,
@@ -85,11 +86,12 @@ class FrozenEncoder:
 
 @dataclass
 class Extracted:
-    """`rows` of each label, one a layer. `skipped` items were too short for the encoder; where there was no room for
-    all, of an item's frames one in `thinned` is kept."""
+    """`rows` of each label, one a layer. `skipped` items were too short for the encoder, `corrupt` ones could not be
+    read; where there was no room for all, of an item's frames one in `thinned` is kept."""
 
     rows: dict[str, tuple[Rows, ...]] = field(default_factory=dict)
     skipped: int = 0
+    corrupt: int = 0
     thinned: int = 1
 
 
@@ -117,9 +119,13 @@ def extract(
     stores = {grid: _stores(source, labels[names[0]], seed) for grid, names in _grids(labels).items()}
     room = _Room([store for own in stores.values() for store, _ in own], memory, limit)
     result = Extracted()
+
+    def leave_out(index: int) -> None:
+        result.corrupt += 1
+
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(derive_seed(seed, "features"))  # for encoders whose evaluation draws from a Gaussian
-        for indices, items in _batches(split, labels, item_seed, advance):
+        for indices, items in _batches(split, labels, item_seed, advance, leave_out):
             maps = _maps(source, items)
             if maps is None:
                 result.skipped += len(items)
@@ -189,13 +195,19 @@ def _batches(
     labels: Mapping[str, LabelSpec],
     item_seed: Callable[[int], int | None],
     advance: Callable[[], None],
+    leave_out: Callable[[int], None],
 ) -> Iterator[tuple[list[int], list[Item]]]:
-    """Items with a known label, neighbours of one shape together."""
+    """Items with a known label, neighbours of one shape together; `leave_out` hears of those that cannot be read."""
     indices: list[int] = []
     items: list[Item] = []
     for index in range(len(split)):
-        item = split[index, item_seed(index)]
-        advance()
+        try:
+            item = split[index, item_seed(index)]
+        except CorruptItem:
+            leave_out(index)
+            continue
+        finally:
+            advance()
         if not any(_is_known(item, name) for name in labels):
             continue
         if items and (item.input.shape != items[0].input.shape or (len(items) + 1) * item.input.numel() > _TOGETHER):

@@ -272,6 +272,7 @@ class _Probing:
             scores=tuple(scores),
             notes=tuple(dict.fromkeys(self.notes[label])),
             step=self.subject.step,
+            trained_steps=self.subject.trained,
         )
 
     # --- what is to be known ------------------------------------------------------------------------------------------

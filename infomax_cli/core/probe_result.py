@@ -47,7 +47,7 @@ class Score:
 @dataclass(frozen=True, kw_only=True)
 class ProbeResult:
     """One label, read from every layer. `chance` is the accuracy of always naming the commonest training class, `step`
-    that of the older checkpoint that was probed, None for the newest."""
+    that of the older checkpoint that was probed, None for the newest; `trained_steps` is how long it was trained."""
 
     label: str
     aligned: bool
@@ -66,6 +66,7 @@ class ProbeResult:
     scores: tuple[Score, ...]
     notes: tuple[str, ...]
     step: int | None = None
+    trained_steps: int | None = None
 
     def of(self, source: str) -> tuple[Score, ...]:
         """The scores of ``trained``, ``random``, ``mfcc`` or ``raw``, by depth."""

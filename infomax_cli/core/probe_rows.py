@@ -45,8 +45,7 @@ class Splits:
         """The splits that a label is learnt from and tested on: the dataset may name them in ``probe_splits``."""
         given = getattr(self.subject.dataset, "probe_splits", {})
         pairs: Mapping[str, tuple[str, str]] = given() if callable(given) else given
-        train, test = pairs.get(label, ("train", "test"))
-        return (test, test) if self.protocol.within_test is not None else (train, test)
+        return ("test", "test") if self.protocol.within_test is not None else pairs.get(label, ("train", "test"))
 
     def has(self, label: str) -> bool:
         return all(name in self.opened for name in self.pair(label))
@@ -132,6 +131,8 @@ class SourceRows:
             advance=self.advance,
         )
         for label in labels:
+            if found.corrupt:
+                self.splits.note(label, f"{found.corrupt} items of {name} are corrupt, and left out")
             if found.skipped:
                 self.splits.note(label, f"{found.skipped} items of {name} are too short for the encoder, and left out")
             if found.thinned > 1:

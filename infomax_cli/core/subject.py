@@ -12,7 +12,7 @@ import torch
 from infomax_cli.core import build
 from infomax_cli.core.api import Dataset, DataSpec, Encoder, derive_seed
 from infomax_cli.core.blocks import module_of
-from infomax_cli.core.checkpoint import load_checkpoint, load_encoder_weights, restore
+from infomax_cli.core.checkpoint import encoder_step, load_checkpoint, load_encoder_weights, restore
 from infomax_cli.errors import UsageError
 from infomax_cli.paths import data_root
 from infomax_cli.recipe import Recipe
@@ -22,7 +22,7 @@ from infomax_cli.runs import Run
 @dataclass(frozen=True)
 class Subject:
     """An encoder on its device, and the data that its recipe names, which lies under `root`. `step` is the step of the
-    checkpoint that it comes from, where one was asked for."""
+    checkpoint that it comes from, where one was asked for; `trained` the steps that it was trained for, where known."""
 
     recipe: Recipe
     root: Path
@@ -31,6 +31,7 @@ class Subject:
     encoder: Encoder
     device: torch.device
     step: int | None = None
+    trained: int | None = None
 
 
 def load_subject(run: Run, device: torch.device, root: Path | None = None, step: int | None = None) -> Subject:
@@ -45,11 +46,15 @@ def load_subject(run: Run, device: torch.device, root: Path | None = None, step:
     encoder = build.build_encoder(recipe, device)
     if step is not None:
         restore(module_of(encoder), _checkpoint_of(run, step)["encoder"], run.numbered(step))
+        trained: int | None = step
     elif run.encoder_file.exists():
         restore(module_of(encoder), load_encoder_weights(run.encoder_file), run.encoder_file)
+        trained = encoder_step(run.encoder_file)
     else:
-        restore(module_of(encoder), load_checkpoint(run.last)["encoder"], run.last)
-    return Subject(recipe, where, dataset, data, encoder, device, step)
+        state = load_checkpoint(run.last)
+        restore(module_of(encoder), state["encoder"], run.last)
+        trained = int(state["step"])
+    return Subject(recipe, where, dataset, data, encoder, device, step, trained)
 
 
 def _checkpoint_of(run: Run, step: int) -> dict[str, Any]:

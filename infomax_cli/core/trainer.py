@@ -104,7 +104,8 @@ class Trainer:
             self.meter.restore(state["meter"], self.device)
             self.step = int(state["step"])
             self.awaits_validation = bool(state.get("awaits_validation", False))
-            self._marks = state.get("log")
+            marks = state.get("log")
+            self._marks = None if marks is None else {str(name): int(size) for name, size in marks.items()}
             self._saved = self.step, self.awaits_validation
 
     def _refuse_another_recipe(self, saved: Mapping[str, Any], run: Run) -> None:
@@ -321,7 +322,7 @@ class Trainer:
                     raise self._diverged(f"the weight {name} is no longer finite at step {self.step}")
         marks = logbook.sync()
         recipe = self.experiment.recipe.to_dict()
-        save_encoder(run.encoder_file, encoder, recipe)
+        save_encoder(run.encoder_file, encoder, recipe, self.step)
         save_checkpoint(
             run.last,
             {
@@ -469,7 +470,7 @@ def _understanding(run: Run) -> Iterator[None]:
     """A checkpoint that is whole may still hold something else than is looked for."""
     try:
         yield
-    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError, OverflowError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
             f"{run.last} is not what this recipe makes: {reason}", "was it copied from another run?"

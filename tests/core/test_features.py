@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from infomax_cli.core.api import Axis, Encoder, InfomaxError, Item, LabelSpec, PluginError, UsageError
+from infomax_cli.core.api import Axis, CorruptItem, Encoder, InfomaxError, Item, LabelSpec, PluginError, UsageError
 from infomax_cli.core.baselines import Pixels
 from infomax_cli.core.blocks import encode
 from infomax_cli.core.features import FrozenEncoder, Layer, extract
@@ -243,6 +243,22 @@ def test_torch_s_own_randomness_is_left_as_it_was() -> None:
 
 
 # --- what goes wrong -------------------------------------------------------------------------------------------------
+
+
+def test_items_that_cannot_be_read_are_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    split, read = speech(200, 300, 400), Items.__getitem__
+
+    def failing(self: Items, key: tuple[int, int | None]) -> Item:
+        if key[0] == 1:
+            raise CorruptItem("item-1 is truncated")
+        return read(self, key)
+
+    monkeypatch.setattr(Items, "__getitem__", failing)
+    told: list[None] = []
+    source = FrozenEncoder(SpeechEncoder(), SamplingOptions(), CPU)
+    found = extract(source, split, {"speaker": SPEAKER}, advance=lambda: told.append(None))
+    assert (found.corrupt, len(told)) == (1, 3)
+    assert found.rows["speaker"][0].items.tolist() == [0, 2]
 
 
 def test_items_too_short_for_the_encoder_are_left_out_and_counted() -> None:

@@ -16,7 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from infomax_cli.core.api import DataError, DataSpec, Item, LabelSpec, UsageError, numpy_generator, read_audio
+from infomax_cli.core.api import (
+    CorruptItem,
+    DataError,
+    DataSpec,
+    Item,
+    LabelSpec,
+    UsageError,
+    numpy_generator,
+    read_audio,
+)
 from infomax_plugins.datasets._alignment import HOP, WINDOW, Alignment, Labels, cut
 from infomax_plugins.datasets._recordings import Recording, allowed, corrupt_hint, hold_out, natural_order
 
@@ -179,10 +188,10 @@ class SpeechSplit:
     A recording shorter than the crop is padded with zeros at its end, its aligned labels with -1; without a crop all
     are padded to the longest of the corpus.
 
-    A recording that turns out to be corrupt when it is decoded is named once, and another item, drawn from (index,
-    seed), takes its place; what takes its place depends on nothing that was read before, so that neither the number of
-    loader workers nor a resumed run changes it. More than the share `max_corrupt` of the recordings (`allowed`), as
-    counted in one process, raises `DataError`.
+    A recording that turns out to be corrupt when it is decoded is named once. Asked for as a whole it raises
+    `CorruptItem`. Of a training item another, drawn from (index, seed), takes the place, and which depends on nothing
+    that was read before, so that neither the number of loader workers nor a resumed run changes it. More than the share
+    `max_corrupt` of the recordings (`allowed`), as counted in one process, raises `DataError`.
     """
 
     def __init__(
@@ -215,13 +224,17 @@ class SpeechSplit:
             try:
                 return self._read(candidate, seed)
             except DataError as error:
-                self._note(candidate, error)
+                self._note(candidate, error, "it is left out" if seed is None else "other items take its place")
+                if seed is None:
+                    raise CorruptItem(error.message, error.hint) from error
         raise DataError(f"none of {_ATTEMPTS} recordings tried can be decoded", corrupt_hint(self._max_corrupt))
 
     def _candidates(self, index: int, seed: int | None) -> Iterator[int]:
         """The item, and what takes its place where it is corrupt."""
         yield index
-        place = numpy_generator("replacement", index, "whole" if seed is None else seed)
+        if seed is None:
+            return
+        place = numpy_generator("replacement", index, seed)
         for _ in range(_ATTEMPTS - 1):
             yield int(place.integers(len(self)))
 
@@ -257,7 +270,7 @@ class SpeechSplit:
             labels[name] = cut(values.get(recording.id), recording.frames, start, size)
         return Item(audio, labels, f"{recording.id}#{chunk}" if crops.mode == "chunks" else recording.id)
 
-    def _note(self, index: int, error: DataError) -> None:
+    def _note(self, index: int, error: DataError, consequence: str) -> None:
         path = self._locate(index)[0].path
         if path in self._corrupt:
             return
@@ -268,4 +281,4 @@ class SpeechSplit:
                 f"{error.message}",
                 corrupt_hint(self._max_corrupt),
             ) from error
-        _log.warning("%s; other items take its place", error.message)
+        _log.warning("%s; %s", error.message, consequence)
