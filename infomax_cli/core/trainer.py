@@ -63,6 +63,7 @@ class Trainer:
         self.step = 0
         self.awaits_validation = False
         self.meter = Meter()
+        module_of(experiment.encoder).to(memory_format=torch.channels_last)
         self.blocks = _running_blocks(experiment.blocks)
         self._notes: list[str] = []  # to be told with the next step
         if self.options.compile:
@@ -225,7 +226,7 @@ class Trainer:
 
     def _prepare(self, batch: Batch) -> tuple[Tensor, ...]:
         with torch.no_grad(), autocast(self.device, self.options.amp):
-            return tuple(self.experiment.encoder.prepare(view) for view in batch.views)
+            return tuple(_channels_last(self.experiment.encoder.prepare(view)) for view in batch.views)
 
     def _seed(self, phase: str, number: int, block: Block) -> None:
         rank = 0
@@ -445,6 +446,11 @@ def describe_blocks_trained(experiment: Experiment) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """Images as convolutions read them fastest; sound as it is."""
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
 def _running_blocks(blocks: Sequence[Block]) -> list[Block]:

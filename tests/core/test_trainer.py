@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
-from infomax_cli.core.api import Batch
+from infomax_cli.core import trainer
+from infomax_cli.core.api import Batch, DataSpec, Item, LabelSpec
 from infomax_cli.core.blocks import Block
 from infomax_cli.core.checkpoint import load_checkpoint, save_checkpoint
 from infomax_cli.core.trainer import Trainer, describe_blocks_trained
@@ -528,3 +529,47 @@ def test_an_optimizer_s_state_of_other_parameters_is_refused(harm: str, tmp_path
     save_checkpoint(run.last, state)
     with pytest.raises(CheckpointError, match="the optimizer's exp_avg is not of its parameter's shape or type"):
         tiny.trainer("train.steps=4").resume(run)
+
+
+class Squares(tiny.Tones):
+    """Noise as colour images."""
+
+    def describe(self, root: Path) -> DataSpec:
+        return DataSpec(3, (20, 20), ("height", "width"), None, {"speaker": LabelSpec(3)}, {"train": self.items})
+
+    def split(self, root: Path, name: str) -> Any:
+        class Split(tiny.TonesSplit):
+            def __getitem__(self, key: tuple[int, int | None]) -> Item:
+                item = super().__getitem__(key)
+                return Item(item.input[0, :1200].view(3, 20, 20), {"speaker": item.labels["speaker"]}, item.id)
+
+        return Split(self.items, self.fails)
+
+
+def test_images_are_convolved_with_their_channels_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And learn what they would have learnt with channels first."""
+    import toys
+
+    tiny.plant(monkeypatch, squares=Squares, picture=toys.ImageEncoder)
+    overrides = ("data=squares", "encoder=picture", "loss={name: supervised, label: speaker}", "train.steps=3")
+    seen = []
+    forward = nn.Conv2d.forward
+    monkeypatch.setattr(nn.Conv2d, "forward", lambda self, x: seen.append(_is_last(x, self.weight)) or forward(self, x))
+    last, _ = tiny.train(tmp_path, *overrides)
+    assert all(seen[3:])  # after the dry pass
+    monkeypatch.setattr(trainer, "_channels_last", lambda x: x.contiguous())
+    monkeypatch.setattr(nn.Module, "to", _to_but_for_the_layout)
+    first, _ = tiny.train(tmp_path, *overrides)
+    for name, value in tiny.encoder_weights(first).items():
+        torch.testing.assert_close(tiny.encoder_weights(last)[name], value, rtol=1e-4, atol=1e-5)
+
+
+def _is_last(*tensors: Tensor) -> bool:
+    return all(x.is_contiguous(memory_format=torch.channels_last) for x in tensors)
+
+
+_to = nn.Module.to
+
+
+def _to_but_for_the_layout(self: nn.Module, *words: Any, memory_format: Any = None, **keys: Any) -> nn.Module:
+    return _to(self, *words, **keys)
