@@ -65,7 +65,7 @@ def copy(
 ) -> None:
     """Copy a recipe to a file of your own."""
     from infomax_cli.core.files import write_text
-    from infomax_cli.errors import UsageError
+    from infomax_cli.errors import InfomaxError, UsageError
     from infomax_cli.recipe_files import SUFFIXES
 
     source, text = _read(name)
@@ -79,7 +79,7 @@ def copy(
     try:
         write_text(target, text)
     except OSError as error:
-        raise UsageError(
+        raise InfomaxError(
             f"cannot write {target}: {error.strerror or error}", "choose a folder that you may write in"
         ) from error
     typer.echo(f"{target}: a copy of {name}; train it with: infomax train {_as_argument(target)}")
