@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.usefixtures("here")
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 @pytest.mark.filterwarnings("ignore")  # a compiler's own, which would count as its failure
 def test_compiled_stages_learn_what_plain_ones_do(tmp_path: Path) -> None:
     options = ("train.steps=3", "cut=[0]", "encoder.norm=channel", "encoder.cell=none")
