@@ -135,7 +135,7 @@ def _train(way: str, steps: int, folder: Path) -> None:
 
 def _trainer(steps: int, *changes: str) -> Trainer:
     overrides = [
-        "data={name: syllables, crop: 20480, speakers: 2, words: 32, validation_fraction: 0}",
+        "data={name: syllables, crop: 20480, speakers: 2, words: 32}",
         f"train={{steps: {steps}, batch: 8, lr: 2e-4, workers: 0, save_every: {steps}}}",
         *changes,
     ]
