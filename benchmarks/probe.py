@@ -123,7 +123,7 @@ class Voices:
         return Item(item.input, {"voice": voice}, item.id)
 
     def item_labels(self, name: str) -> list[int]:
-        raise NotImplementedError
+        return list(self.split.item_labels(name))
 
 
 def syllables(rows: int) -> tuple[Set, Set]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from infomax_cli.core.api import Batch
-from infomax_cli.core.blocks import Block
+from infomax_cli.core.blocks import Block, prepare
 from infomax_cli.core.build import Experiment
 from infomax_cli.core.checkpoint import load_checkpoint, save_checkpoint
 from infomax_cli.core.device import autocast
@@ -42,7 +42,7 @@ class Frozen:
     def __call__(self, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
         experiment = self.experiment
         with torch.no_grad(), autocast(self.device, experiment.recipe.train.amp):
-            inputs = tuple(experiment.encoder.prepare(view) for view in views)
+            inputs = prepare(experiment.encoder, views)
             for block in self.blocks:
                 inputs = block.eval().advance(inputs)
         return inputs

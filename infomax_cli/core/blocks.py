@@ -93,6 +93,15 @@ def encode(encoder: Encoder, x: Tensor, sampling: SamplingOptions) -> tuple[Tens
     return _run_stages(encoder, stages, encoder.prepare(x), sample=sampling.eval == "sample").maps[1:]
 
 
+def prepare(encoder: Encoder, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Raw views ``(B, C, *grid)`` as the first block takes them: images as convolutions read them fastest."""
+    return tuple(_channels_last(encoder.prepare(view)) for view in views)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
 @dataclass(frozen=True)
 class BlockOutput:
     """`total` is the weighted sum of the block's terms, `monitored` that of its monitors' (either may be None).

@@ -85,6 +85,11 @@ def _takes(factory: Callable[..., Any], key: str, value: Any) -> bool:
 
 def build(recipe: Recipe, device: torch.device) -> Experiment:
     """Everything of a resolved recipe, on `device`; reads headers and indexes, decodes nothing."""
+    if recipe.train.cache and recipe.sampling.eval == "sample":
+        raise RecipeError(
+            "train.cache: with sampling.eval: sample the frozen blocks draw anew each time: nothing can be kept",
+            "leave out train.cache, or take sampling.eval=mean",
+        )
     root = Path(recipe.root or data_root())
     dataset = build_dataset(recipe)
     data = dataset.describe(root)

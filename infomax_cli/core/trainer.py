@@ -20,7 +20,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from infomax_cli.core.api import Batch, DataError, InfomaxError, Split, derive_seed
 from infomax_cli.core.block_cache import BlockCache
-from infomax_cli.core.blocks import Block, BlockOutput, module_of
+from infomax_cli.core.blocks import Block, BlockOutput, module_of, prepare
 from infomax_cli.core.build import Experiment, resolve
 from infomax_cli.core.checkpoint import load_checkpoint, restore, save_checkpoint, save_encoder
 from infomax_cli.core.device import autocast, default_workers
@@ -226,7 +226,7 @@ class Trainer:
 
     def _prepare(self, batch: Batch) -> tuple[Tensor, ...]:
         with torch.no_grad(), autocast(self.device, self.options.amp):
-            return tuple(_channels_last(self.experiment.encoder.prepare(view)) for view in batch.views)
+            return prepare(self.experiment.encoder, batch.views)
 
     def _seed(self, phase: str, number: int, block: Block) -> None:
         rank = 0
@@ -446,11 +446,6 @@ def describe_blocks_trained(experiment: Experiment) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    """Images as convolutions read them fastest; sound as it is."""
-    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
 def _running_blocks(blocks: Sequence[Block]) -> list[Block]:

@@ -14,7 +14,7 @@ from infomax_cli.core.block_cache import BlockCache, Plan
 from infomax_cli.core.blocks import Block
 from infomax_cli.core.trainer import Trainer
 from infomax_cli.core.views import EpochBatches, crop_seed
-from infomax_cli.errors import CheckpointError, UsageError
+from infomax_cli.errors import CheckpointError, RecipeError, UsageError
 from infomax_cli.runs import new_run
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -120,6 +120,11 @@ def test_a_cache_that_is_not_whole_or_of_another_run_is_made_anew(harm: str, tmp
     else:
         overrides = ("train.seed=7",)
     cache_of(*overrides)
+
+
+def test_what_is_drawn_anew_each_time_is_not_cached() -> None:
+    with pytest.raises(RecipeError, match="the frozen blocks draw anew"):
+        tiny.trainer("train.block=1", "train.crops=3", "train.cache=true", "sampling={eval: sample}")
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

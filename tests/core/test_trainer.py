@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
-from infomax_cli.core import trainer
+from infomax_cli.core import blocks
 from infomax_cli.core.api import Batch, DataSpec, Item, LabelSpec
 from infomax_cli.core.blocks import Block
 from infomax_cli.core.checkpoint import load_checkpoint, save_checkpoint
@@ -557,7 +557,7 @@ def test_images_are_convolved_with_their_channels_last(tmp_path: Path, monkeypat
     monkeypatch.setattr(nn.Conv2d, "forward", lambda self, x: seen.append(_is_last(x, self.weight)) or forward(self, x))
     last, _ = tiny.train(tmp_path, *overrides)
     assert all(seen[3:])  # after the dry pass
-    monkeypatch.setattr(trainer, "_channels_last", lambda x: x.contiguous())
+    monkeypatch.setattr(blocks, "_channels_last", lambda x: x.contiguous())
     monkeypatch.setattr(nn.Module, "to", _to_but_for_the_layout)
     first, _ = tiny.train(tmp_path, *overrides)
     for name, value in tiny.encoder_weights(first).items():
