@@ -26,7 +26,8 @@ from torch import nn
 
 from infomax_cli.core.build import build, resolve
 from infomax_cli.core.trainer import Trainer
-from infomax_cli.recipe import apply_overrides, parse, read_recipe
+from infomax_cli.overrides import apply_overrides
+from infomax_cli.recipe import parse, read_recipe
 from infomax_cli.recipe_files import find_recipe
 from infomax_cli.runs import Run, new_run
 

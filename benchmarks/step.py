@@ -29,7 +29,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from infomax_cli.core.api import Batch, derive_seed
 from infomax_cli.core.build import build, resolve
 from infomax_cli.core.trainer import Trainer
-from infomax_cli.recipe import apply_overrides, parse, read_recipe
+from infomax_cli.overrides import apply_overrides
+from infomax_cli.recipe import parse, read_recipe
 from infomax_cli.recipe_files import find_recipe
 
 CPU = torch.device("cpu")

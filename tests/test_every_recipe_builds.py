@@ -11,7 +11,8 @@ import torch
 
 from infomax_cli.core.build import build, resolve
 from infomax_cli.core.trainer import Trainer, describe_blocks_trained
-from infomax_cli.recipe import apply_overrides, parse, read_recipe
+from infomax_cli.overrides import apply_overrides
+from infomax_cli.recipe import parse, read_recipe
 from infomax_cli.recipe_files import builtin_folder, list_recipes
 
 PUBLISHED = {"gim": 23_143_424, "cpc": 7_414_784}

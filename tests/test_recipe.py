@@ -10,18 +10,11 @@ import pytest
 import yaml
 
 import tiny
+from infomax_cli.binding import bind, describe_type
+from infomax_cli.dialect import parse_yaml
 from infomax_cli.errors import RecipeError
-from infomax_cli.recipe import (
-    Milestones,
-    Recipe,
-    apply_overrides,
-    bind,
-    describe_type,
-    differences,
-    parse,
-    parse_yaml,
-    read_recipe,
-)
+from infomax_cli.overrides import apply_overrides
+from infomax_cli.recipe import Milestones, Recipe, differences, parse, read_recipe
 from tiny import RECIPE
 
 RAW: dict[str, Any] = yaml.safe_load(RECIPE)

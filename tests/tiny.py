@@ -16,7 +16,8 @@ from infomax_cli.core.api import Batch, BlockSpec, DataError, DataSpec, Features
 from infomax_cli.core.build import Experiment, build, resolve
 from infomax_cli.core.checkpoint import load_checkpoint
 from infomax_cli.core.trainer import Trainer
-from infomax_cli.recipe import apply_overrides, parse
+from infomax_cli.overrides import apply_overrides
+from infomax_cli.recipe import parse
 from infomax_cli.runs import Run, new_run
 
 CPU = torch.device("cpu")

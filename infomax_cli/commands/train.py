@@ -91,7 +91,8 @@ def _fresh(
 ) -> Recipe:
     """The recipe by name, with what the command line changes about it, resolved. What is wrong with its form alone is
     found without importing torch."""
-    from infomax_cli.recipe import apply_overrides, parse, read_recipe
+    from infomax_cli.overrides import apply_overrides, source_of
+    from infomax_cli.recipe import parse, read_recipe
     from infomax_cli.recipe_files import find_recipe
     from infomax_cli.runs import find_run
 
@@ -104,7 +105,8 @@ def _fresh(
     if splits is not None and any(change.partition("=")[0].strip() == "cut" for change in changes):
         raise UsageError("--splits and cut= both say where to cut", "give one of them")
     raw = apply_overrides(raw, changes)
-    recipe = parse(raw, str(path))
+    blamed = source_of(str(path), changes)
+    recipe = parse(raw, blamed)
     if (recipe.train.block or 0) > 0 and recipe.train.init is None:
         raise UsageError(
             f"--train-block {recipe.train.block}: the blocks below it would be untrained",
@@ -115,7 +117,7 @@ def _fresh(
     recipe = build.resolve(recipe)
     if splits is not None:
         raw["cut"] = build.splits_override(recipe, splits)
-        recipe = build.resolve(parse(raw, str(path)))
+        recipe = build.resolve(parse(raw, blamed))
     return recipe
 
 
@@ -150,7 +152,8 @@ def _find_resumed(name: str | None, folder: Path) -> Run:
 def _resumed(run: Run, changes: list[str]) -> Recipe:
     """The recipe of a run, with those changes that leave it the same run."""
     from infomax_cli.core import build
-    from infomax_cli.recipe import apply_overrides, parse
+    from infomax_cli.overrides import apply_overrides, source_of
+    from infomax_cli.recipe import parse
     from infomax_cli.runs import MAY_CHANGE_ON_RESUME
 
     for change in changes:
@@ -159,7 +162,8 @@ def _resumed(run: Run, changes: list[str]) -> Recipe:
                 f"{change}: --resume is the same run; only {', '.join(MAY_CHANGE_ON_RESUME)} may change",
                 f"start a new run from its weights with --from {run.path}",
             )
-    return build.resolve(parse(apply_overrides(run.recipe().to_dict(), changes), str(run.recipe_file)))
+    source = source_of(str(run.recipe_file), changes)
+    return build.resolve(parse(apply_overrides(run.recipe().to_dict(), changes), source))
 
 
 def _execute(recipe: Recipe, run: Run | None, *, device: str, folder: Path, dry_run: bool, as_json: bool) -> None:

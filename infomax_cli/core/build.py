@@ -18,12 +18,13 @@ import torch
 from torch import nn
 
 from infomax_cli import registry
+from infomax_cli.binding import bind, check_value, keyword_types
 from infomax_cli.core.api import BlockSpec, Dataset, DataSpec, DoesNotFit, Encoder, Loss, PluginError, derive_seed
 from infomax_cli.core.blocks import Block, check_ownership, cut_for_splits, describe_blocks, partition
 from infomax_cli.core.views import check_augmentations
 from infomax_cli.errors import DataError, InfomaxError, RecipeError
 from infomax_cli.paths import data_root
-from infomax_cli.recipe import LossEntry, PluginSection, Recipe, bind, check_value, keyword_types
+from infomax_cli.recipe import LossEntry, PluginSection, Recipe
 from infomax_cli.wording import describe_error
 
 

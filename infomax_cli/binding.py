@@ -1,0 +1,91 @@
+"""Holding what a recipe says against a constructor: its keywords, their annotations and defaults."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, Literal
+
+from infomax_cli.errors import RecipeError
+from infomax_cli.wording import suggest
+
+
+def bind(
+    factory: Callable[..., Any], given: Mapping[str, Any], where: str, source: str, *, skip: int = 0
+) -> dict[str, Any]:
+    """The keywords of `factory`, checked against its annotations and filled up with its defaults.
+
+    `where` is the dotted key of the section; the first `skip` parameters are not the recipe's business. Raises
+    `RecipeError` on an unknown key, a missing one or a value of the wrong type.
+    """
+    parameters = list(inspect.signature(factory).parameters.values())[skip:]
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    known = {p.name: p for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+    for key in given:
+        if key not in known and not open_ended:
+            accepted = f"accepted: {', '.join(known)}" if known else "it takes no options"
+            hint = suggest(str(key), list(known), prefix=f"{where}.")
+            raise RecipeError(f"{source}: {where}.{key} is unknown ({accepted})", hint)
+    hints = keyword_types(factory)
+    bound: dict[str, Any] = {}
+    for name, parameter in known.items():
+        if name in given:
+            bound[name] = check_value(hints.get(name, Any), given[name], f"{where}.{name}", source)
+        elif parameter.default is not parameter.empty:
+            if _is_plain(parameter.default):
+                bound[name] = parameter.default
+        elif not open_ended:
+            raise RecipeError(f"{source}: {where}.{name} is missing ({describe_type(hints.get(name, Any))})")
+    return bound | {key: value for key, value in given.items() if key not in known}
+
+
+def check_value(kind: Any, value: Any, where: str, source: str) -> Any:
+    """`value` as `kind` has it, or a `RecipeError` that says what is accepted."""
+    from pydantic import PydanticUserError, TypeAdapter, ValidationError
+
+    try:
+        # JSON's rules are YAML's: a list may become a tuple, a word a path, but a string no number
+        return TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
+    except ValidationError:
+        raise RecipeError(f"{source}: {where} must be {describe_type(kind)}, not {value!r}") from None
+    except PydanticUserError:  # an annotation of a stranger's class, which no recipe can hold against anything
+        return value
+
+
+def keyword_types(factory: Callable[..., Any]) -> dict[str, Any]:
+    """What its keywords may be."""
+    try:
+        return typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    except (NameError, TypeError, AttributeError):
+        return {}  # names that exist for the type checker alone: such an option takes anything
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a default can be written into a recipe."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def describe_type(kind: Any) -> str:
+    """An annotation in words: ``int | None`` is "a whole number or nothing"."""
+    words = {int: "a whole number", float: "a number", str: "a word", bool: "true or false", type(None): "null"}
+    if kind in words:
+        return words[kind]
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(describe_type(argument) for argument in arguments)
+    if origin in (list, tuple, Sequence):
+        several = {int: "whole numbers", float: "numbers", str: "words"}
+        return f"a list of {several.get(arguments[0], describe_type(arguments[0]))}" if arguments else "a list"
+    if is_dataclass(kind):
+        return f"{{{', '.join(part.name for part in fields(kind))}}}"
+    return getattr(kind, "__name__", str(kind)).lower()
