@@ -22,9 +22,8 @@ def bind(
     `where` is the dotted key of the section; the first `skip` parameters are not the recipe's business. Raises
     `RecipeError` on an unknown key, a missing one or a value of the wrong type.
     """
-    parameters = list(inspect.signature(factory).parameters.values())[skip:]
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    known = {p.name: p for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(factory).parameters.values())
+    known = options_of(factory, skip=skip)
     for key in given:
         if key not in known and not open_ended:
             accepted = f"accepted: {', '.join(known)}" if known else "it takes no options"
@@ -41,6 +40,12 @@ def bind(
         elif not open_ended:
             raise RecipeError(f"{source}: {where}.{name} is missing ({describe_type(hints.get(name, Any))})")
     return bound | {key: value for key, value in given.items() if key not in known}
+
+
+def options_of(factory: Callable[..., Any], *, skip: int = 0) -> dict[str, inspect.Parameter]:
+    """The keywords that a recipe may give; the first `skip` parameters are not its business."""
+    parameters = list(inspect.signature(factory).parameters.values())[skip:]
+    return {p.name: p for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
 
 
 def check_value(kind: Any, value: Any, where: str, source: str) -> Any:

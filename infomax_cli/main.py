@@ -79,10 +79,15 @@ def _report(error: Exception) -> int:
     elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it
         print_error(f"out of memory: {describe_error(error)}", "a smaller train.batch or data.crop needs less")
     else:
-        print_error(f"unexpected: {describe_error(error)}", "INFOMAX_DEBUG=1 shows where; please report it")
+        from infomax_cli.registry import malformed
+
+        spoilt = malformed()
+        hint = f"{spoilt[0]} is malformed, which may be why: remove that distribution" if spoilt else _REPORT
+        print_error(f"unexpected: {describe_error(error)}", hint)
     return 1
 
 
+_REPORT = "INFOMAX_DEBUG=1 shows where; please report it"
 _OS_HINTS = {
     errno.ENOSPC: "make room on that disk, or choose another folder",
     errno.EDQUOT: "make room in your quota, or choose another folder",

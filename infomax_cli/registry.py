@@ -11,6 +11,7 @@ can still be picked as ``distribution:name``. Two strangers of one name can only
 from __future__ import annotations
 
 import configparser
+import contextlib
 import importlib
 import importlib.util
 import os
@@ -20,7 +21,7 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import entrypoints
 
@@ -127,7 +128,8 @@ def load_plugin(plugin: Plugin) -> type[Any]:
     """Import `plugin`; whatever goes wrong while its module runs becomes a `PluginError` that names it."""
     module, _, attribute = plugin.target.partition(":")
     try:
-        loaded: Any = importlib.import_module(module)
+        with _contained():
+            loaded: Any = importlib.import_module(module)
         for part in attribute.split("."):
             loaded = getattr(loaded, part)
     except KeyboardInterrupt:
@@ -141,8 +143,24 @@ def load_plugin(plugin: Plugin) -> type[Any]:
     return loaded
 
 
+@contextlib.contextmanager
+def _contained() -> Iterator[None]:
+    """While a stranger's module runs: what it prints is a message, not a result, and it cannot end the process."""
+    leave = os._exit
+
+    def refuse(status: int) -> NoReturn:
+        raise SystemExit(status)
+
+    os._exit = refuse
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os._exit = leave
+
+
 def _reason(error: BaseException) -> str:
-    return f"it calls sys.exit({error.code!r}) on import" if isinstance(error, SystemExit) else describe_error(error)
+    return f"it exits on import, with {error.code!r}" if isinstance(error, SystemExit) else describe_error(error)
 
 
 def _remedy(plugin: Plugin, error: BaseException | None = None) -> str:
@@ -220,6 +238,24 @@ def inventory() -> Inventory:
             _read_folders(distribution, folders, broken)
     order = sorted(plugins, key=lambda p: (KINDS.index(p.kind), not p.builtin, p.distribution, p.name))
     return Inventory(tuple(_judge(order)), tuple(sorted(folders)), tuple(broken))
+
+
+def malformed() -> list[str]:
+    """The metadata files of installed distributions that cannot be parsed, ours or not: each also ends the import of
+    any library that looks for entry points, torch among them."""
+    found = []
+    for folder in sys.path:
+        for file in sorted(Path(folder).glob("*.*-info/entry_points.txt")):
+            try:
+                entrypoints.CaseSensitiveConfigParser(delimiters=("=",)).read([file])
+            except _UNREADABLE:
+                found.append(str(file))
+    return found
+
+
+def unknown_allowed() -> list[str]:
+    """What ``INFOMAX_PLUGINS`` lists and is not installed: a slip of the pen, most likely."""
+    return sorted((_allowed() or frozenset()) - {distribution.name for distribution in _distributions()})
 
 
 def normalise(distribution: str) -> str:

@@ -16,7 +16,10 @@ def suggest(word: str, known: Sequence[str], prefix: str = "") -> str | None:
 
 def describe_error(error: BaseException) -> str:
     """An exception on one line: its type and the first line of what it says."""
-    lines = str(error).strip().splitlines()
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception:  # a stranger's exception may not even have words
+        lines = []
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 

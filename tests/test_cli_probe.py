@@ -81,6 +81,25 @@ def test_without_an_exported_encoder_the_checkpoint_is_read(infomax: Infomax, tr
         hidden.rename(trained.encoder_file)
 
 
+def test_the_data_may_have_changed_since(infomax: Infomax, trained: Run) -> None:
+    done = infomax("probe", "vowel", str(trained.path), "data.words=12", "--depth", "0", "--json")
+    assert done.code == 0, done.err
+    usual = infomax("probe", "vowel", str(trained.path), "--depth", "0", "--json")
+    rows = [json.loads(one.out)["labels"]["vowel"]["scores"][0]["train_rows"] for one in (done, usual)]
+    assert rows[0] > rows[1]
+
+
+def test_a_change_of_the_data_that_is_wrong_is_blamed_for_it(infomax: Infomax, trained: Run) -> None:
+    done = infomax("probe", "vowel", str(trained.path), "data.words=few")
+    assert done.code == 2
+    assert f"error: {trained.recipe_file} with data.words=few: data.words must be a whole number" in done.err
+
+
+def test_pooling_a_label_that_has_a_grid_is_told_to_do_nothing(infomax: Infomax, trained: Run) -> None:
+    done = infomax("probe", "vowel", str(trained.path), "--depth", "0", "--pool", "mean")
+    assert "note: vowel: --pool mean does nothing" in done.err
+
+
 def test_few_labels_are_drawn_several_times(infomax: Infomax, trained: Run) -> None:
     words = ("--depth", "0", "--labels-per-class", "3", "--repeats", "3")
     done = infomax("probe", "speaker", str(trained.path), *words)
@@ -100,6 +119,7 @@ def test_few_labels_are_drawn_several_times(infomax: Infomax, trained: Run) -> N
         (["vowel", "--baseline", "random,mfc"], "--baseline mfc: not known", "did you mean mfcc?"),
         (["vowel", "--protocol", "gimm"], "--protocol gimm: there is no such protocol", "did you mean gim?"),
         (["vowel", "--device", "warp"], "--device warp", "cpu"),
+        (["vowel", "train.lr=1"], "train.lr=1: the encoder is that of", "data.path="),
         (["vowel", "--repeats", "2"], "--repeats draws the few labels anew", "--labels-per-class"),
     ],
 )

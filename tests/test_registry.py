@@ -231,7 +231,9 @@ def test_a_recipe_folder_that_is_missing_is_named(declare: Declare) -> None:
     [
         ("import not_there_at_all", "ModuleNotFoundError: No module named 'not_there_at_all'", "pip install not_there"),
         ("raise OSError('libx.so: no such file\\nmore')", "OSError: libx.so: no such file", "pip uninstall stranger"),
-        ("import sys; sys.exit(4)", "it calls sys.exit(4) on import", "pip uninstall stranger"),
+        ("import sys; sys.exit(4)", "it exits on import, with 4", "pip uninstall stranger"),
+        ("import os; os._exit(0)", "it exits on import, with 0", "pip uninstall stranger"),
+        ("class Dumb(Exception):\n  def __str__(self): raise ValueError\nraise Dumb", "Dumb", "pip uninstall stranger"),
         ("class GeneratorExit_(BaseException): ...\nraise GeneratorExit_", "GeneratorExit_", "pip uninstall stranger"),
         ("syntax error", "SyntaxError: invalid syntax", "pip uninstall stranger"),
         ("Novel = 3", "novel:Novel is not a class", "pip uninstall stranger"),
@@ -256,6 +258,26 @@ def test_a_plugin_that_cannot_be_imported_is_named_with_its_distribution_and_the
     assert "\n" not in caught.value.message
     assert hint in (caught.value.hint or "")
     assert registry.load("losses", "fine").__name__ == "Fine"  # only its own use fails
+
+
+def test_what_a_plugin_prints_on_import_is_no_result(declare: Declare, capfd: pytest.CaptureFixture[str]) -> None:
+    declare("stranger-1.0", "[infomax.losses]\nnovel = novel:Novel\n", novel="print('hello')\nclass Novel: ...")
+    leave = os._exit
+    registry.load("losses", "novel")
+    assert capfd.readouterr() == ("", "hello\n")
+    assert os._exit is leave
+
+
+def test_malformed_metadata_is_found_whoever_s_it_is(declare: Declare) -> None:
+    declare("stranger-1.0", "[console_scripts\nno = section")
+    (spoilt,) = registry.malformed()
+    assert spoilt.endswith("stranger-1.0.dist-info/entry_points.txt")
+
+
+def test_a_slip_in_the_list_of_allowed_plugins_is_found(declare: Declare, monkeypatch: pytest.MonkeyPatch) -> None:
+    declare("stranger-1.0", "[infomax.losses]\nnovel = novel:Novel\n")
+    monkeypatch.setenv("INFOMAX_PLUGINS", "stranger,stanger")
+    assert registry.unknown_allowed() == ["stanger"]
 
 
 def test_the_user_can_interrupt_an_import(declare: Declare) -> None:

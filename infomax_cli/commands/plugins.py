@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 def plugins(
     only: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME", help="Only these: names of plugins, of distributions or of kinds."),
+        typer.Argument(
+            metavar="NAME", help="Only these: names of plugins (then with their options), of distributions or of kinds."
+        ),
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Import each one, in an interpreter of its own.")] = False,
     time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds that --check gives each plugin.")] = 120.0,
@@ -32,7 +34,9 @@ def plugins(
     from infomax_cli.console import print_json, results
 
     inventory = registry.inventory()
-    chosen = _choose(inventory.plugins, inventory.broken, only or [])
+    plural: Mapping[str, str] = {word: kind for kind, word in registry.SINGULAR.items()}
+    only = [plural.get(word, word) for word in only or []]
+    chosen = _choose(inventory.plugins, inventory.broken, only)
     verdicts = _check(chosen, time_limit) if check else {}
     broken = [b for b in inventory.broken if not only or {b.name, b.distribution} & set(only)]
     if as_json:
@@ -40,6 +44,9 @@ def plugins(
         print_json({"plugins": listed, "broken": [asdict(entry) for entry in broken]})
     else:
         results().print(_table(chosen, verdicts, broken))
+        for plugin in chosen:
+            if {plugin.name, plugin.qualified} & set(only):
+                _describe(plugin)
         _explain(chosen)
     if check and (broken or any(verdicts.values())):
         raise typer.Exit(1)
@@ -88,11 +95,35 @@ def _table(plugins: Sequence[Plugin], verdicts: Verdicts, broken: Sequence[Broke
     return table
 
 
+def _describe(plugin: Plugin) -> None:
+    """What a plugin's class says of itself, and the options that a recipe may give it."""
+    import inspect
+
+    from rich.table import Table
+
+    from infomax_cli import registry
+    from infomax_cli.binding import describe_type, keyword_types, options_of
+    from infomax_cli.console import results
+
+    loaded = registry.load_plugin(plugin)
+    console, hints = results(), keyword_types(loaded)
+    console.print(f"\n{inspect.getdoc(loaded) or plugin}", markup=False)
+    table = Table("option", "takes", "default", box=None, title=f"options of {plugin.name}", title_justify="left")
+    for name, option in options_of(loaded, skip=1 if plugin.kind == "losses" else 0).items():
+        default = "(must be given)" if option.default is option.empty else str(option.default)
+        table.add_row(name, describe_type(hints[name]) if name in hints else "", default)
+    if table.row_count:
+        console.print(table, markup=False)
+
+
 def _explain(plugins: Sequence[Plugin]) -> None:
     """Say on stderr what the statuses that are not plain sailing mean."""
+    from infomax_cli import registry
     from infomax_cli.console import messages
 
     console = messages()
+    for name in registry.unknown_allowed():
+        console.print(f"INFOMAX_PLUGINS lists {name}, which is not installed", markup=False, soft_wrap=True)
     for p in plugins:
         if p.status == "shadowed":
             console.print(f"{p}: a built-in has that name; pick it as {p.qualified}", markup=False, soft_wrap=True)

@@ -25,6 +25,9 @@ _BASELINES = ("random", "mfcc", "raw")
 def probe(
     label: Annotated[str, typer.Argument(help="A label of the data, or several with commas: vowel,speaker.")],
     run: Annotated[str | None, typer.Argument(help="A run: path, name, or nothing for the newest.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to its data, such as data.path=/new/place.")
+    ] = None,
     depth: Annotated[str | None, typer.Option(help="all, last, or a number; else as the protocol has it.")] = None,
     labels_per_class: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Learn from N labelled items (frames) of a class.")
@@ -64,8 +67,10 @@ def probe(
         baselines=tuple(_one_of("--baseline", part, _BASELINES) for part in (baseline or "").split(",") if part),
         seed=seed,
     )
+    if run is not None and "=" in run and not Path(run).exists():  # the newest run, and a change
+        changes, run = [run, *(changes or [])], None
     found = find_run(run, runs or runs_root())
-    subject = load_subject(found, choose_device(device), root, step)
+    subject = load_subject(found, choose_device(device), root, step, changes or ())
     with _watching(found) as watcher:
         results = run_probe(subject, parse_labels(label, list(subject.data.labels)), options, watcher)
     _report(found, results, as_json=as_json)

@@ -87,6 +87,8 @@ def _read(file: Any, path: Path, start: int, stop: int) -> Samples:
             f"and its header promises {file.frames}",
             _AGAIN,
         )
+    if not np.isfinite(samples).all():  # a WAV of floats may hold anything
+        raise DataError(f"cannot use {_shown(path)}: it holds samples that are no numbers (nan or inf)", _AGAIN)
     mono: Samples = samples if samples.ndim == 1 else samples.mean(axis=1)
     return mono
 

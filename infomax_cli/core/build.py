@@ -93,12 +93,12 @@ def build(recipe: Recipe, device: torch.device) -> Experiment:
         )
     root = Path(recipe.root or data_root())
     dataset = build_dataset(recipe)
-    data = dataset.describe(root)
-    _check_data(recipe, data)
     encoder = build_encoder(recipe, device)
-    groups = partition(len(encoder.stages), recipe.cut)
+    groups = partition(len(encoder.stages), recipe.cut)  # what is wrong with the cut is told before data is looked at
     if recipe.train.block is not None and recipe.train.block >= len(groups):
         raise RecipeError(f"train.block: there is no block {recipe.train.block}", f"blocks: 0 to {len(groups) - 1}")
+    data = dataset.describe(root)
+    _check_data(recipe, data)
     specs = describe_blocks(encoder, groups, data, recipe.views.count)
     losses, notes = _build_losses(recipe, specs)
     if not any(losses):

@@ -10,8 +10,11 @@ from infomax_cli.core.probe_result import ProbeResult
 _LINES = {"trained": ("trained", "o-", "C0"), "random": ("untrained", "s--", "C7")}
 
 
-def plot_depths(result: ProbeResult, path: Path) -> None:
-    """Accuracy by depth, trained and untrained, with the other baselines and chance as lines across; a PNG."""
+def plot_depths(result: ProbeResult, path: Path, title: str) -> None:
+    """Accuracy by depth, trained and untrained, with the other baselines and chance as lines across; a PNG.
+
+    `title` names what was probed: the run.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -33,8 +36,11 @@ def plot_depths(result: ProbeResult, path: Path) -> None:
     for place, score in enumerate(score for score in result.scores if score.depth is None):
         axes.axhline(100 * score.accuracy, label=score.layer, color=f"C{place + 1}", linestyle="-.", linewidth=1)
     axes.axhline(100 * result.chance, label="chance", color="black", linestyle=":", linewidth=1)
-    axes.set(xlabel="depth", ylabel="test accuracy (%)", title=f"{result.label}, {describe(result)}")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="depth", ylabel="test accuracy (%)", title=f"{title}\n{result.label}, {describe(result)}")
+    if len(result.depths) > 1:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    else:
+        axes.set_xticks(result.depths)
     axes.grid(alpha=0.3)
     axes.legend()
     with write_atomically(path) as temporary:

@@ -79,6 +79,9 @@ class _Probing:
         self.notes: dict[str, list[str]] = {label: [] for label in labels}
         _check_labels(subject, labels)
         _check_options(options)
+        for label in labels:
+            if options.pool is not None and self._spec(label).aligned:
+                self._note(label, f"--pool {options.pool} does nothing: features are pooled to the label's own grid")
         self.depths = self._depths()
 
     def run(self) -> dict[str, ProbeResult]:
@@ -291,10 +294,13 @@ class _Probing:
             )
 
 
+_NO_LABELS = "take a dataset that has some; a folder's are named by data.labels=[...] or data.label_from=parent"
+
+
 def _check_labels(subject: Subject, labels: Sequence[str]) -> None:
     known, data = list(subject.data.labels), subject.recipe.data.name
     if not known:
-        raise UsageError(f"the data ({data}) has no labels to probe", "take a dataset that has some")
+        raise UsageError(f"the data ({data}) has no labels to probe", _NO_LABELS)
     for label in labels:
         if label not in known:
             listed = f"there are: {', '.join(known)}"

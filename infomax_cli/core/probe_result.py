@@ -125,7 +125,7 @@ def write_result(run: Run, result: ProbeResult) -> tuple[Path, Path]:
     picture = file.with_suffix(".png")
     try:
         write_text(file, json.dumps({"run": run.name, **result.to_dict()}, indent=2, ensure_ascii=False) + "\n")
-        plot_depths(result, picture)
+        plot_depths(result, picture, run.name)
         _log_to_tensorboard(run, result)
     except OSError as error:
         raise CheckpointError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from infomax_cli.core.api import Dataset, DataSpec, Encoder, derive_seed
 from infomax_cli.core.blocks import module_of
 from infomax_cli.core.checkpoint import encoder_step, load_checkpoint, load_encoder_weights, restore
 from infomax_cli.errors import UsageError
+from infomax_cli.overrides import apply_overrides, source_of
 from infomax_cli.paths import data_root
-from infomax_cli.recipe import Recipe
+from infomax_cli.recipe import Recipe, parse
 from infomax_cli.runs import Run
 
 
@@ -34,12 +36,19 @@ class Subject:
     trained: int | None = None
 
 
-def load_subject(run: Run, device: torch.device, root: Path | None = None, step: int | None = None) -> Subject:
+def load_subject(
+    run: Run,
+    device: torch.device,
+    root: Path | None = None,
+    step: int | None = None,
+    changes: Sequence[str] = (),
+) -> Subject:
     """Needs nothing but the run's folder and the data, which may lie under another `root` than the run found it.
 
-    The encoder is the newest, or that of an older checkpoint, by its `step`, where `train.keep` kept it.
+    The encoder is the newest, or that of an older checkpoint, by its `step`, where `train.keep` kept it. `changes` are
+    overrides of the recipe's data section: where a folder lies now, which of its columns are labels.
     """
-    recipe = run.recipe()
+    recipe = changed_data(run, changes) if changes else run.recipe()
     where = root or Path(recipe.root or data_root())
     dataset = build.build_dataset(recipe)
     data = dataset.describe(where)
@@ -55,6 +64,18 @@ def load_subject(run: Run, device: torch.device, root: Path | None = None, step:
         restore(module_of(encoder), state["encoder"], run.last)
         trained = int(state["step"])
     return Subject(recipe, where, dataset, data, encoder, device, step, trained)
+
+
+def changed_data(run: Run, changes: Sequence[str]) -> Recipe:
+    """The run's recipe with its data section changed. Raises `UsageError` where a change is about anything else."""
+    for change in changes:
+        if not change.strip().startswith("data.") or change.partition("=")[0].strip() == "data.name":
+            raise UsageError(
+                f"{change}: the encoder is that of {run.path}; only options of its data may change",
+                "for example data.path=/where/they/lie/now",
+            )
+    source = source_of(str(run.recipe_file), changes)
+    return build.resolve(parse(apply_overrides(run.recipe().to_dict(), changes), source))
 
 
 def _checkpoint_of(run: Run, step: int) -> dict[str, Any]:

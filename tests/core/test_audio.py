@@ -158,3 +158,14 @@ def test_what_is_no_audio_is_an_error_that_names_it_and_says_why(tmp_path: Path,
     for name, reason in reasons.items():
         with pytest.raises(DataError, match=f"{name}: .*{reason}"):
             read(tmp_path / name)
+
+
+def test_a_file_of_floats_that_are_no_numbers_is_named(tmp_path: Path) -> None:
+    samples = np.zeros(4000, dtype=np.float32)
+    samples[3000] = np.nan
+    path = tmp_path / "spoilt.wav"
+    soundfile.write(path, samples, 16000, subtype="FLOAT")
+    assert read_audio(path, 0, 2000).shape == (1, 2000)
+    for rate in (16000, 8000):
+        with pytest.raises(DataError, match="it holds samples that are no numbers"):
+            read_audio(path, rate=rate)
