@@ -210,7 +210,8 @@ class Batch:
 
 @dataclass(frozen=True)
 class LossOutput:
-    """Scalars: `terms` are summed and minimised, `watched` are only reported (accuracy, a bound)."""
+    """`terms` are scalars, summed and minimised. `watched` are only reported: scalars (accuracy, a bound), or vectors
+    ``(D,)`` with a value for each unit, of which TensorBoard shows a histogram."""
 
     terms: Mapping[str, Tensor]
     watched: Mapping[str, Tensor] = field(default_factory=dict)

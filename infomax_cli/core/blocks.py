@@ -172,8 +172,9 @@ class Block(nn.Module):
                 f"loss {entry} fails on block {self.index}: {describe_error(error)}",
                 "INFOMAX_DEBUG=1 shows where; tell its authors",
             ) from error
-        if not isinstance(output, LossOutput) or any(
-            not isinstance(value, Tensor) or value.dim() for value in (*output.terms.values(), *output.watched.values())
+        if not isinstance(output, LossOutput) or not (
+            all(isinstance(value, Tensor) and value.dim() == 0 for value in output.terms.values())
+            and all(isinstance(value, Tensor) and value.dim() <= 1 for value in output.watched.values())
         ):
             raise PluginError(
                 f"loss {entry} returns on block {self.index} what is not a LossOutput of scalar tensors",

@@ -8,7 +8,8 @@ import math
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,8 +23,17 @@ from infomax_cli.errors import CheckpointError
 from infomax_cli.runs import Run
 
 
+@dataclass(frozen=True)
+class Reading:
+    """Means of scalars, and of vectors with a value for each unit."""
+
+    values: Mapping[str, float]
+    vectors: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
 class Meter:
-    """Means of named scalars since the last reading, kept where they were computed, so that nothing synchronises."""
+    """Means of named scalars and vectors since the last reading, kept where they were computed, so that nothing
+    synchronises."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -35,14 +45,17 @@ class Meter:
             self._sums[name] = self._sums[name] + value if name in self._sums else value
             self._weights[name] = self._weights.get(name, 0.0) + weight
 
-    def read(self) -> dict[str, float]:
+    def read(self) -> Reading:
         """The means so far; the meter begins anew."""
-        means = {name: float(total) / self._weights[name] for name, total in self._sums.items()}
+        means = {name: total / self._weights[name] for name, total in self._sums.items()}
         self._sums, self._weights = {}, {}
-        return means
+        return Reading(
+            values={name: float(mean) for name, mean in means.items() if mean.dim() == 0},
+            vectors={name: mean.tolist() for name, mean in means.items() if mean.dim()},
+        )
 
     def state(self) -> dict[str, Any]:
-        return {"sums": {name: float(total) for name, total in self._sums.items()}, "weights": dict(self._weights)}
+        return {"sums": {name: total.tolist() for name, total in self._sums.items()}, "weights": dict(self._weights)}
 
     def restore(self, state: Mapping[str, Any], device: torch.device) -> None:
         dtype = torch.float32 if device.type == "mps" else torch.float64
@@ -65,13 +78,17 @@ class Logbook:
             self._file = run.metrics.open("a", encoding="utf-8")
             self.board: SummaryWriter = _Board(run.path, purge_step=step + 1 if marks else None)
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """A line in both; what is not a number is null in JSON, which has no word for it."""
-        numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}
+    def write(self, step: int, reading: Reading) -> None:
+        """A line in both; what is not a number is null in JSON, which has no word for it. Vectors are histograms, in
+        TensorBoard alone."""
+        numbers = {name: value if math.isfinite(value) else None for name, value in reading.values.items()}
         with self._writing():
             self._file.write(json.dumps({"step": step, **numbers}) + "\n")
             self._file.flush()
-            self.watch(step, values)
+            self.watch(step, reading.values)
+            for name, vector in reading.vectors.items():
+                if all(map(math.isfinite, vector)):
+                    self.board.add_histogram(name, torch.tensor(vector), step)
             self.board.flush()
 
     def watch(self, step: int, values: Mapping[str, float]) -> None:

@@ -265,10 +265,10 @@ class Trainer:
 
     def _log(self, logbook: Logbook, display: Display) -> None:
         self._check_finite()
-        values = self.meter.read()
-        logbook.write(self.step, values)
+        reading = self.meter.read()
+        logbook.write(self.step, reading)
         logbook.watch(self.step, {"train/lr": self._rate(self.step - 1)})
-        display.metrics(self.step, values)
+        display.metrics(self.step, reading.values)
 
     @property
     def _holds_out(self) -> bool:
@@ -292,9 +292,9 @@ class Trainer:
                 self.awaits_validation = False
         self._set_modes()
         if not self.awaits_validation:
-            values = meter.read()
-            logbook.write(self.step, values)
-            display.metrics(self.step, values)
+            reading = meter.read()
+            logbook.write(self.step, reading)
+            display.metrics(self.step, reading.values)
 
     def _validate_on(self, batch: Batch, number: int, meter: Meter) -> None:
         inputs = self._prepare(batch)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import tiny
-from infomax_cli.core.logbook import Logbook, Meter
+from infomax_cli.core.logbook import Logbook, Meter, Reading
 from infomax_cli.errors import CheckpointError
 from infomax_cli.runs import Run, new_run
 
@@ -28,8 +28,8 @@ def test_a_meter_reads_weighted_means_and_begins_anew() -> None:
     meter = Meter()
     meter.add({"a": torch.tensor(1.0), "b": torch.tensor(4.0)}, weight=3)
     meter.add({"a": torch.tensor(5.0)}, weight=1)
-    assert meter.read() == {"a": 2.0, "b": 4.0}
-    assert meter.read() == {}
+    assert meter.read() == Reading({"a": 2.0, "b": 4.0})
+    assert meter.read() == Reading({})
 
 
 def test_a_meter_holds_no_graph() -> None:
@@ -54,7 +54,7 @@ def test_a_meter_goes_on_exactly_after_being_restored() -> None:
 
 def test_metrics_are_lines_of_strict_json_whatever_the_values(run: Run) -> None:
     logbook = Logbook(run, 0, {})
-    logbook.write(2, {"train/block0/x": 0.1, "train/block0/y": math.nan, "train/block0/z": math.inf})
+    logbook.write(2, Reading({"train/block0/x": 0.1, "train/block0/y": math.nan, "train/block0/z": math.inf}))
     assert (
         run.metrics.read_text()
         == '{"step": 2, "train/block0/x": 0.1, "train/block0/y": null, "train/block0/z": null}\n'
@@ -65,7 +65,7 @@ def test_metrics_are_lines_of_strict_json_whatever_the_values(run: Run) -> None:
 def test_what_was_written_can_be_read_at_once(run: Run) -> None:
     """By someone who follows the file, and by a TensorBoard that runs beside."""
     logbook = Logbook(run, 0, {})
-    logbook.write(2, {"train/block0/x": 0.5})
+    logbook.write(2, Reading({"train/block0/x": 0.5}))
     assert tiny.lines(run) == [{"step": 2, "train/block0/x": 0.5}]
     assert tiny.scalars(run) == {"train/block0/x": [(2, 0.5)]}
     logbook.close()
@@ -82,15 +82,15 @@ def test_a_tensorboard_that_had_read_on_forgets_what_was_cut(run: Run) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logbook = Logbook(run, 0, {})
-    logbook.write(1, {"train/block0/x": 1.0})
+    logbook.write(1, Reading({"train/block0/x": 1.0}))
     marks = logbook.sync()
-    logbook.write(2, {"train/block0/x": 2.0})
+    logbook.write(2, Reading({"train/block0/x": 2.0}))
     logbook.close()
     reader = EventAccumulator(str(run.path))
     reader.Reload()
     assert [event.value for event in reader.Scalars("train/block0/x")] == [1.0, 2.0]
     logbook = Logbook(run, 1, marks)
-    logbook.write(2, {"train/block0/x": 3.0})
+    logbook.write(2, Reading({"train/block0/x": 3.0}))
     logbook.close()
     reader.Reload()
     assert [event.value for event in reader.Scalars("train/block0/x")] == [1.0, 3.0]
@@ -100,7 +100,7 @@ def test_two_logbooks_of_one_second_share_no_file(run: Run) -> None:
     marks: dict[str, int] = {}
     for step in range(3):
         logbook = Logbook(run, step, marks)
-        logbook.write(step + 1, {"train/block0/x": float(step)})
+        logbook.write(step + 1, Reading({"train/block0/x": float(step)}))
         marks = logbook.sync()
         logbook.close()
     assert len(list(run.path.glob("*tfevents*"))) == 3
@@ -110,7 +110,7 @@ def test_two_logbooks_of_one_second_share_no_file(run: Run) -> None:
 def test_without_marks_nothing_is_cut(run: Run) -> None:
     for step in (1, 2):
         logbook = Logbook(run, 0, None)
-        logbook.write(step, {"train/block0/x": 1.0})
+        logbook.write(step, Reading({"train/block0/x": 1.0}))
         logbook.close()
     assert len(tiny.lines(run)) == 2
 
@@ -120,9 +120,9 @@ def test_a_full_disk_is_a_line_and_closing_says_nothing_more(run: Run, capfd: py
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
-        logbook.write(1, {"train/block0/x": 1.0})
+        logbook.write(1, Reading({"train/block0/x": 1.0}))
         with pytest.raises(CheckpointError, match=r"cannot write the log in .*: File too large"):
-            logbook.write(2, {f"train/block{index}/x": 1.0 for index in range(40)})
+            logbook.write(2, Reading({f"train/block{index}/x": 1.0 for index in range(40)}))
         logbook.close()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -12,7 +12,7 @@ import pytest
 
 import tiny
 from infomax_cli.core.checkpoint import load_checkpoint
-from infomax_cli.core.logbook import Logbook
+from infomax_cli.core.logbook import Logbook, Reading
 from infomax_cli.core.trainer import Trainer
 from infomax_cli.errors import CheckpointError, Interrupted
 from infomax_cli.runs import Run, new_run
@@ -29,6 +29,10 @@ SETTINGS = {
     "milestones, batch norm, one speaker a batch": [
         "train={epochs: 2, batch: 4, lr: 1e-2, schedule: {at: [1]}, batches_of: speaker, save_every: 3, workers: 0}",
         "encoder.norm=batch",
+    ],
+    "Gaussians, drawn twice, and a KL that warms up": [
+        "encoder.variational=[0,4]", "encoder.norm=batch", "sampling.draws=independent",
+        "loss=[{name: infonce, steps: 3, negatives: 4}, {name: kl, weight: 0.01, warmup: 5}]",
     ],
 }  # fmt: skip
 
@@ -86,7 +90,7 @@ def dying(self, batch, number, meter):
 Trainer._validate_on = dying
 """,
     "while the log is written": """
-from infomax_cli.core.logbook import Logbook
+from infomax_cli.core.logbook import Logbook, Reading
 write = Logbook.write
 def dying(self, step, values):
     write(self, step, values)
@@ -361,12 +365,12 @@ def test_what_others_wrote_into_the_run_is_left_alone(here: Path) -> None:
 def test_a_log_is_cut_back_to_what_the_checkpoint_vouches_for(here: Path) -> None:
     run = new_run(here, "tiny")
     logbook = Logbook(run, 0, {})
-    logbook.write(1, {"train/block0/x": 1.0})
+    logbook.write(1, Reading({"train/block0/x": 1.0}))
     marks = logbook.sync()
-    logbook.write(2, {"train/block0/x": 2.0})
+    logbook.write(2, Reading({"train/block0/x": 2.0}))
     logbook.close()
     logbook = Logbook(run, 1, marks)
-    logbook.write(2, {"train/block0/x": 3.0})
+    logbook.write(2, Reading({"train/block0/x": 3.0}))
     logbook.close()
     assert [line["train/block0/x"] for line in tiny.lines(run)] == [1.0, 3.0]
     assert tiny.scalars(run) == {"train/block0/x": [(1, 1.0), (2, 3.0)]}

@@ -29,7 +29,7 @@ from infomax_cli.core.api import (
 from infomax_plugins.datasets._alignment import HOP, WINDOW, Alignment, Labels, cut
 from infomax_plugins.datasets._recordings import Recording, allowed, corrupt_hint, hold_out, natural_order
 
-Mode = Literal["random", "chunks"]
+Mode = Literal["random", "first", "chunks"]
 
 _ATTEMPTS = 100  # items tried in place of one that cannot be decoded
 _log = logging.getLogger("infomax")
@@ -51,7 +51,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Crops:
-    """What a training item is: a random crop of a recording, or one of its consecutive chunks, at `rate`."""
+    """What a training item is: a random crop of a recording, its first, or one of its consecutive chunks, at `rate`."""
 
     crop: int | None
     mode: Mode
@@ -65,14 +65,14 @@ class Crops:
 
     def items(self, recording: Recording) -> int:
         """How many items a recording makes; one shorter than the crop still makes one."""
-        if self.mode == "random":
+        if self.mode != "chunks":
             return 1
         assert self.crop is not None
         return 1 + max(0, recording.frames - self.crop) // self.step
 
     def start(self, frames: int, *seed: int) -> int:
-        """Where a random crop starts: any multiple of 160 from which it fits."""
-        if self.crop is None or frames <= self.crop:
+        """Where a crop starts: a random one at any multiple of 160 from which it fits."""
+        if self.crop is None or frames <= self.crop or self.mode == "first":
             return 0
         return HOP * int(numpy_generator("crop", *seed).integers((frames - self.crop) // HOP + 1))
 

@@ -32,8 +32,8 @@ class Folder(SpeechDataset):
         `label_name` is the label's name.
     rate: what is resampled to, in samples a second.
     crop: samples of a training item at that rate; null: whole files, padded to the longest.
-    mode: `random` crops, one a file, that start at a multiple of 160 samples; or `chunks`, all consecutive ones that do
-        not overlap.
+    mode: `random` crops, one a file, that start at a multiple of 160 samples; the `first` one of each; or `chunks`, all
+        consecutive ones that do not overlap.
     test_fraction: drawn by the seed, of each class of the first label, else of all, unless a manifest says the split.
     validation_fraction: of the training files, drawn by the seed, unless the manifest names a split `validation`.
     max_corrupt: the share of files that may be corrupt or missing and are left out (but at least one, unless it is 0).

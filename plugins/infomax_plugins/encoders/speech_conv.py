@@ -11,13 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from infomax_cli.core.api import Axis, InfomaxError
+from infomax_cli.core.api import Axis, Gaussian, InfomaxError
 
 from ._frames import FrameConv
 
 Norm = Literal["none", "channel", "batch"]
 Padding = Literal["gim", "cpc_audio", "valid"]
 Cell = Literal["gru", "lstm", "none"]
+Heads = Literal["gaussian", "mean"]
 
 # Löwe et al. take (x + 1456218.75) / 135303504 of samples scaled to 32-bit integers; here samples lie in [-1, 1].
 _MEAN = -1456218.75 / 2**31
@@ -44,6 +45,9 @@ class SpeechConv(nn.Module):
         cell: recurrent cell of the context; Löwe uses a GRU, Barello and CPC_audio an LSTM.
         norm: ``channel`` normalises each frame over its channels (CPC_audio), ``batch`` is batch normalisation (V-GIM).
         padding: whose published paddings: Löwe's, CPC_audio's, or none at all (Barello's).
+        variational: convolutions, by their stage, that end in `heads`; V-GIM's are those that end its modules, 1, 3, 4.
+        heads: ``gaussian`` gives those stages two convolutions of one frame, for the mean and the log-variance of a
+            Gaussian; ``mean`` only the first, as the published Greedy InfoMax beside V-GIM has it: its control.
         mean, std: of the samples; `prepare` takes the first off and divides by the second. Löwe's by default.
     """
 
@@ -58,11 +62,14 @@ class SpeechConv(nn.Module):
         cell: Cell = "gru",
         norm: Norm = "none",
         padding: Padding = "gim",
+        variational: list[int] | None = None,
+        heads: Heads = "gaussian",
         mean: float = _MEAN,
         std: float = _STD,
     ) -> None:
         super().__init__()
         _check_options(channels, context_channels, norm, std)
+        headed = _checked_stages(variational or [])
         layers = [
             Conv(kernel, stride, pad)
             for (kernel, stride), pad in zip(_KERNELS_AND_STRIDES, _PADDINGS[padding], strict=True)
@@ -70,8 +77,13 @@ class SpeechConv(nn.Module):
         self._convs = tuple((layer,) for layer in layers)  # the convolutions of each stage
         stages: list[nn.Module] = []
         width = 1
-        for convs in self._convs:
-            stages.append(_conv_stage(width, channels, convs, norm))
+        for index, convs in enumerate(self._convs):
+            stage = _conv_stage(width, channels, convs, norm)
+            if index in headed:
+                stage.add_module(
+                    "heads", GaussianHeads(channels) if heads == "gaussian" else FrameConv(channels, channels, 1)
+                )
+            stages.append(stage)
             width = channels
         if cell != "none":
             stages.append(RecurrentContext(width, context_channels, cell))
@@ -146,6 +158,18 @@ class ChannelNorm(nn.Module):
         return frames.transpose_(1, 2)  # in place: of a view a ReLU in place would make copies
 
 
+class GaussianHeads(nn.Module):
+    """Mean and log-variance of a Gaussian for each frame ``(B, C, T)``, by a convolution of one frame each."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.mean = FrameConv(channels, channels, 1)
+        self.logvar = FrameConv(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Gaussian:
+        return Gaussian(self.mean(x), self.logvar(x))
+
+
 class RecurrentContext(nn.Module):
     """One recurrent layer that reads frames forward in time: ``(B, C, T)`` to ``(B, H, T)``, starting from zeros."""
 
@@ -177,6 +201,16 @@ def _conv_layer(channels: int, width: int, conv: Conv, norm: Norm) -> nn.Sequent
     # in place: neither a convolution nor a norm needs its own output again for its gradient
     layer["relu"] = nn.ReLU(inplace=True)
     return nn.Sequential(layer)
+
+
+def _checked_stages(variational: Sequence[int]) -> frozenset[int]:
+    last = len(_KERNELS_AND_STRIDES) - 1
+    if wrong := [stage for stage in variational if not 0 <= stage <= last]:
+        raise InfomaxError(
+            f"speech_conv: variational names stage {wrong[0]}, but the convolutions are stages 0 to {last}",
+            "V-GIM's are [1, 3, 4]",
+        )
+    return frozenset(variational)
 
 
 def _check_options(channels: int, context_channels: int, norm: Norm, std: float) -> None:

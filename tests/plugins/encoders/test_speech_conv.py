@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from infomax_cli.core.api import Encoder, InfomaxError
+from infomax_cli.core.api import Encoder, Gaussian, InfomaxError
 from infomax_plugins.encoders.speech_conv import ChannelNorm, RecurrentContext, SpeechConv
 
 PADDINGS = ["gim", "cpc_audio", "valid"]
@@ -178,3 +178,30 @@ def test_it_is_an_encoder() -> None:
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InfomaxError, match=message):
         small(**options)
+
+
+# --- V-GIM -----------------------------------------------------------------------------------------------------------
+
+
+def test_variational_stages_return_gaussians_and_the_others_do_not() -> None:
+    encoder = small(variational=[1, 3, 4], norm="batch")
+    y: Any = encoder.prepare(torch.randn(2, 1, 10240))
+    kinds = []
+    for stage in encoder.stages:
+        y = stage(y)
+        kinds.append(type(y))
+        y = y.mean if isinstance(y, Gaussian) else y
+    assert kinds == [Tensor, Gaussian, Tensor, Gaussian, Gaussian, Tensor]
+
+
+def test_mean_heads_are_the_control_with_the_same_shape_and_no_gaussian() -> None:
+    gaussian, control = small(variational=[4]), small(variational=[4], heads="mean")
+    one = 8 * 8 + 8
+    assert parameters(gaussian.stages[4]) - parameters(control.stages[4]) == one
+    assert parameters(control.stages[4]) - parameters(small().stages[4]) == one
+    assert isinstance(control.stages[4](torch.randn(1, 8, 20)), Tensor)
+
+
+def test_a_variational_stage_that_is_no_convolution_is_refused() -> None:
+    with pytest.raises(InfomaxError, match="variational names stage 5"):
+        small(variational=[5])
