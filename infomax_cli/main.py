@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from infomax_cli import __version__
+from infomax_cli.commands.decode import decode
 from infomax_cli.commands.doctor import doctor
 from infomax_cli.commands.plugins import plugins
 from infomax_cli.commands.probe import probe
@@ -46,6 +47,7 @@ def infomax(
 # one line a verb, in the order of the help
 app.command("train")(train)
 app.command("probe")(probe)
+app.command("decode")(decode)
 app.command("plugins")(plugins)
 app.add_typer(recipes, name="recipes")
 app.command("doctor")(doctor)

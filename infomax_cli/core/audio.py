@@ -14,7 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from infomax_cli.errors import DataError
+from infomax_cli.core.files import write_atomically
+from infomax_cli.errors import DataError, InfomaxError
+from infomax_cli.wording import describe_error
 
 Samples = npt.NDArray[np.float32]
 
@@ -166,3 +168,25 @@ def _name(path: Path) -> str | bytes:
 def _shown(path: Path) -> str:
     """The path as text that can be printed, whatever bytes the file system holds."""
     return str(path).encode(errors="replace").decode()
+
+
+def load_torchaudio(purpose: str) -> Any:
+    """torchaudio, imported here alone. Raises `InfomaxError` naming the `purpose` where it cannot be."""
+    try:
+        import torchaudio
+        import torchaudio.functional
+        import torchaudio.transforms
+    except Exception as error:  # built for another torch, it raises OSError or RuntimeError
+        raise InfomaxError(
+            f"{purpose} needs torchaudio, which cannot be loaded: {describe_error(error)}",
+            "install the torchaudio that belongs to this torch, or do without",
+        ) from error
+    return torchaudio
+
+
+def write_wav(path: Path, samples: Tensor, rate: int) -> None:
+    """Samples ``(T,)`` in [-1, 1] as 16-bit WAV; what lies beyond is clipped."""
+    import soundfile
+
+    with write_atomically(path) as temporary:
+        soundfile.write(temporary, samples.clamp(-1, 1).numpy(), rate, format="WAV", subtype="PCM_16")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from infomax_cli.core.api import Axis, DataSpec, InfomaxError, LabelSpec, UsageError
+from infomax_cli.core.api import Axis, DataSpec, LabelSpec, UsageError
+from infomax_cli.core.audio import load_torchaudio
 from infomax_cli.core.features import Layer, Source
-from infomax_cli.wording import describe_error
 
 Baseline = Literal["random", "mfcc", "raw"]
 BASELINES: tuple[Baseline, ...] = ("random", "mfcc", "raw")
@@ -30,7 +30,7 @@ class Mfcc:
     def __init__(self, data: DataSpec) -> None:
         if data.axes != ("time",) or data.rate is None or data.channels != 1:
             raise UsageError("--baseline mfcc: the data is not sound of one channel", "leave mfcc out, or take raw")
-        self._audio = _torchaudio()
+        self._audio = load_torchaudio("--baseline mfcc")
         self.window, self.hop = round(WINDOW * data.rate), round(HOP * data.rate)
         spectrum = {"n_fft": self.window, "hop_length": self.hop, "n_mels": 40, "center": False}
         self._mfcc = self._audio.transforms.MFCC(data.rate, _COEFFICIENTS, log_mels=True, melkwargs=spectrum)
@@ -43,19 +43,6 @@ class Mfcc:
         # differences over five frames; at the edges the first and the last frame are repeated
         slope = self._audio.functional.compute_deltas(still)
         return (torch.cat([still, slope, self._audio.functional.compute_deltas(slope)], 1),)
-
-
-def _torchaudio() -> Any:
-    try:
-        import torchaudio
-        import torchaudio.functional
-        import torchaudio.transforms
-    except Exception as error:  # built for another torch, it raises OSError or RuntimeError
-        raise InfomaxError(
-            f"--baseline mfcc needs torchaudio, which cannot be loaded: {describe_error(error)}",
-            "install the torchaudio that belongs to this torch, or leave mfcc out",
-        ) from error
-    return torchaudio
 
 
 def raw_source(data: DataSpec, label: LabelSpec) -> Source:

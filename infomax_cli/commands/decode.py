@@ -1,0 +1,259 @@
+"""`infomax decode`: what a run's latents sound like, depth by depth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from infomax_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from infomax_cli.core.decode import Decoding, Judged
+    from infomax_cli.runs import Run
+
+
+def decode(
+    run: Annotated[str | None, typer.Argument(help="A run: path, name, or nothing for the newest.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to its data, such as data.path=/new/place.")
+    ] = None,
+    depth: Annotated[str, typer.Option(help="all, last, or a number.")] = "all",
+    sample: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Decode N draws of latents, frame by frame.")
+    ] = None,
+    draws: Annotated[
+        str, typer.Option(help="Draw from: prior, N(0, I), or fitted, the Gaussian of its units.")
+    ] = "prior",
+    interpolate: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="A B", help="Walk between two test items, by number or id.")
+    ] = None,
+    traverse: Annotated[
+        int | None, typer.Option(min=0, metavar="DIM", help="Sweep one dimension of an item's latents.")
+    ] = None,
+    item: Annotated[str, typer.Option(help="The test item that --traverse starts from.")] = "0",
+    items: Annotated[int, typer.Option(min=1, help="Test items to reconstruct and hear.")] = 4,
+    judged_on: Annotated[
+        int, typer.Option("--judged-on", min=1, help="Test crops over which errors are measured.")
+    ] = 64,
+    points: Annotated[int, typer.Option(min=2, help="Sounds of --interpolate and --traverse.")] = 7,
+    loss: Annotated[str, typer.Option(help="stft, mse, spectral, fft, mel, or a sum: mse+mel.")] = "stft",
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of a decoder.")] = 500,
+    batch: Annotated[int, typer.Option(min=1, help="Crops of a step.")] = 8,
+    lr: Annotated[float, typer.Option(help="Adam's learning rate; it ends at zero.")] = 1e-3,
+    width: Annotated[int, typer.Option(min=1, help="Channels of a decoder.")] = 128,
+    seed: Annotated[int, typer.Option(help="Draws weights, crops and samples.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    root: Annotated[Path | None, typer.Option(help="Where the data lies, if not where the run found it.")] = None,
+    runs: Annotated[Path | None, typer.Option(help="Where runs lie; else $INFOMAX_RUNS, else ./runs.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+) -> None:
+    """Train a decoder for each depth of a frozen encoder, then hear what its latents hold.
+
+    \b
+    infomax decode                        reconstructions of every depth, and how good they are
+    infomax decode --depth 4 --sample 8   draws from N(0, I); --draws fitted: from the features' own Gaussian
+    infomax decode --depth 4 --interpolate 0 1
+    infomax decode --depth 4 --traverse 17
+    """
+    from infomax_cli.core.decode import DecodeOptions, Decoding
+    from infomax_cli.core.device import choose_device
+    from infomax_cli.core.subject import load_subject
+    from infomax_cli.paths import runs_root
+    from infomax_cli.runs import find_run
+
+    if draws not in ("prior", "fitted"):
+        raise UsageError(f"--draws {draws}: not known", "prior or fitted")
+    asked = [
+        name
+        for name, given in (("sample", sample), ("interpolate", interpolate), ("traverse", traverse))
+        if given is not None
+    ]
+    if len(asked) > 1:
+        raise UsageError(f"--{' and --'.join(asked)}: one at a time")
+    if interpolate is not None and interpolate[0] == interpolate[1]:
+        raise UsageError(
+            f"--interpolate {interpolate[0]} {interpolate[1]}: there is nothing between an item and itself"
+        )
+    if run is not None and "=" in run and not Path(run).exists():  # the newest run, and a change
+        changes, run = [run, *(changes or [])], None
+    found = find_run(run, runs or runs_root())
+    subject = load_subject(found, choose_device(device), root, changes=changes or ())
+    depths = _depths(depth, len(subject.encoder.stages))
+    options = DecodeOptions(loss=loss, steps=steps, batch=batch, lr=lr, width=width, seed=seed)
+    decoding = Decoding(subject, depths, options)
+    chosen = [decoding.item(name) for name in (interpolate or ((item,) if traverse is not None else ()))]
+    _have_decoders(found, decoding)
+    if sample is not None:
+        _sample(found, decoding, sample, draws, as_json=as_json)  # type: ignore[arg-type]  # checked above
+    elif interpolate is not None:
+        _interpolate(found, decoding, chosen, points, as_json=as_json)
+    elif traverse is not None:
+        _traverse(found, decoding, chosen[0], traverse, points, as_json=as_json)
+    else:
+        _reconstruct(found, decoding, items, judged_on, as_json=as_json)
+
+
+def _depths(text: str, stages: int) -> list[int]:
+    if text == "all":
+        return list(range(stages))
+    if text == "last":
+        return [stages - 1]
+    if not text.lstrip("-").isdecimal():
+        raise UsageError(f"--depth {text}: not a depth", "use all, last or a number from 0 on")
+    return [int(text)]
+
+
+def _have_decoders(run: Run, decoding: Decoding) -> None:
+    """Train those that are missing; TensorBoard sees how."""
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+    from infomax_cli.console import messages
+    from infomax_cli.progress import StageDisplay
+
+    console = messages()
+    console.print(f"decoding {run.path}", soft_wrap=True, markup=False)
+    board: list[SummaryWriter] = []
+
+    def log(step: int, losses: dict[str, float]) -> None:
+        if not board:
+            board.append(SummaryWriter(str(run.path)))
+        for name, value in losses.items():
+            board[0].add_scalar(name, value, step)
+
+    try:
+        with StageDisplay(console) as display:
+            trained = decoding.load_or_train(run, display, log)
+    finally:
+        for writer in board:
+            writer.close()
+    if trained:
+        named = ", ".join(map(str, trained))
+        console.print(f"decoders of depth {named} are kept in {run.path / 'decode'}", soft_wrap=True, markup=False)
+
+
+def _reconstruct(run: Run, decoding: Decoding, count: int, judged_on: int, *, as_json: bool) -> None:
+    import json
+
+    from infomax_cli.console import messages, results
+    from infomax_cli.core.files import write_text
+    from infomax_cli.core.listening import Row, Sound
+    from infomax_cli.progress import StageDisplay
+
+    with StageDisplay(messages()) as display:
+        judged = decoding.judge(judged_on, display)
+    rows = []
+    for number, item in enumerate(decoding.items(count)):
+        original, made = decoding.reconstruct(item)
+        sounds = [Sound("original", f"original-{number}", original)]
+        sounds += [Sound(f"depth {depth}", f"depth{depth}-{number}", sound) for depth, sound in made.items()]
+        rows.append(Row(item.id, sounds))
+    folder = run.path / "decode" / "reconstructions"
+    table = [row.to_dict() for row in judged]
+    write_text(folder / "errors.json", json.dumps({"run": run.name, "depths": table}, indent=2) + "\n")
+    if not as_json:
+        results().print(_table(judged, decoding.options.loss))
+    _write(
+        run,
+        decoding,
+        folder,
+        "reconstructions",
+        f"{run.name}: reconstructions",
+        rows,
+        {"depths": table},
+        as_json=as_json,
+    )
+
+
+def _sample(run: Run, decoding: Decoding, count: int, draws: Literal["prior", "fitted"], *, as_json: bool) -> None:
+    from infomax_cli.core.listening import Row, Sound
+
+    rows = []
+    for depth in decoding.depths:
+        sounds = decoding.sample(depth, count, draws)
+        named = [Sound(f"draw {number}", f"depth{depth}-{number}", sound) for number, sound in enumerate(sounds)]
+        rows.append(Row(f"depth {depth}", named))
+    origin = "N(0, I)" if draws == "prior" else "the Gaussian of its features"
+    folder = run.path / "decode" / f"samples-{draws}"
+    _write(run, decoding, folder, "samples", f"{run.name}: draws from {origin}", rows, {}, as_json=as_json)
+
+
+def _interpolate(run: Run, decoding: Decoding, ends: Sequence[Any], points: int, *, as_json: bool) -> None:
+    from infomax_cli.core.listening import Row, Sound
+
+    first, second = ends
+    rows = []
+    for depth in decoding.depths:
+        sounds = decoding.interpolate(depth, first, second, points)
+        named = [
+            Sound(f"{place / (points - 1):.0%}", f"depth{depth}-{place}", sound) for place, sound in enumerate(sounds)
+        ]
+        rows.append(Row(f"depth {depth}", named))
+    folder = run.path / "decode" / f"interpolation-{_file(first.id)}-{_file(second.id)}"
+    title = f"{run.name}: from {first.id} to {second.id}"
+    _write(run, decoding, folder, "interpolation", title, rows, {}, as_json=as_json)
+
+
+def _traverse(run: Run, decoding: Decoding, item: Any, unit: int, points: int, *, as_json: bool) -> None:
+    from infomax_cli.core.listening import Row, Sound
+
+    rows = []
+    for depth in decoding.depths:
+        values, sounds = decoding.traverse(depth, item, unit, points)
+        named = [
+            Sound(f"{value:+.2f}", f"depth{depth}-{place}", sound)
+            for place, (value, sound) in enumerate(zip(values, sounds, strict=True))
+        ]
+        rows.append(Row(f"depth {depth}", named))
+    folder = run.path / "decode" / f"traversal-{unit}-{_file(item.id)}"
+    title = f"{run.name}: dimension {unit} of {item.id}"
+    _write(run, decoding, folder, "traversal", title, rows, {}, as_json=as_json)
+
+
+def _file(identity: str) -> str:
+    import re
+
+    return re.sub(r"[^\w.-]+", "_", identity)
+
+
+def _write(
+    run: Run, decoding: Decoding, folder: Path, stem: str, title: str, rows: Sequence[Any], found: dict[str, Any],
+    *, as_json: bool,
+) -> None:  # fmt: skip
+    """Sounds, picture and page; the same in TensorBoard."""
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+    from infomax_cli.console import messages, print_json
+    from infomax_cli.core.listening import write_listening
+    from infomax_cli.core.pictures import spectrogram_image
+
+    picture, page = write_listening(folder, stem, title, rows, decoding.rate)
+    with SummaryWriter(str(run.path)) as board:
+        for row in rows:
+            for sound in row.sounds:
+                tag = f"decode/{folder.name}/{sound.name}"
+                board.add_audio(tag, sound.samples.clamp(-1, 1), sample_rate=decoding.rate)
+                board.add_image(f"{tag}/spectrogram", spectrogram_image(sound.samples))
+    if as_json:
+        print_json({"run": str(run.path), **found, "folder": str(folder)})
+    messages().print(f"wrote {page}, {picture.name} and the sounds beside them", soft_wrap=True, markup=False)
+
+
+def _table(judged: Sequence[Judged], loss: str) -> Any:
+    from rich.table import Table
+
+    items = judged[0].items
+    table = Table(
+        title="reconstructions of test items", box=None, title_justify="left", caption_justify="left",
+        caption=f"means over {items} crops; mel error and mel-cepstral distortion (MCD) in dB; loss {loss}",
+    )  # fmt: skip
+    for column in ("depth", "hop", "dims", "mel error", "MCD", "loss", "untrained", "parameters"):
+        table.add_column(column, justify="left" if column == "depth" else "right")
+    for row in judged:
+        table.add_row(
+            str(row.depth), f"{row.hop_ms:g} ms", str(row.units), f"{row.mel_error:.2f}",
+            f"{row.cepstral_distortion:.2f}", f"{row.loss:.3f}", f"{row.untrained_loss:.3f}", f"{row.parameters:,}",
+        )  # fmt: skip
+    return table

@@ -1,0 +1,101 @@
+"""`infomax decode` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import soundfile
+
+import tiny
+from conftest import Infomax
+from infomax_cli.runs import Run
+
+QUICK = ("--steps", "3", "--batch", "2", "--width", "4", "--loss", "mse", "--judged-on", "4", "--items", "2")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Run:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INFOMAX_CACHE", str(shared_cache))
+        return tiny.train(tmp_path_factory.mktemp("decoded"), "train.steps=2")[1]
+
+
+def test_every_depth_is_reconstructed_judged_and_can_be_heard(infomax: Infomax, trained: Run) -> None:
+    done = infomax("decode", str(trained.path), *QUICK)
+    assert done.code == 0, done.err
+    depths = [line.split()[0] for line in done.out.splitlines() if line.split() and line.split()[0].isdigit()]
+    assert depths == ["0", "1", "2", "3", "4", "5"]
+    assert "MCD" in done.out
+    folder = trained.path / "decode" / "reconstructions"
+    sounds = sorted(path.name for path in folder.glob("*.wav"))
+    assert len(sounds) == 2 * 7
+    samples, rate = soundfile.read(folder / "depth3-1.wav")
+    assert (rate, len(samples)) == (16000, len(soundfile.read(folder / "original-1.wav")[0]))
+    assert (folder / "reconstructions.png").stat().st_size > 1000
+    kept = json.loads((folder / "errors.json").read_text())
+    assert [row["depth"] for row in kept["depths"]] == list(range(6))
+    assert f"wrote {folder / 'reconstructions.html'}" in done.err
+
+
+def test_the_page_needs_no_other_file(infomax: Infomax, trained: Run) -> None:
+    assert infomax("decode", str(trained.path), *QUICK).code == 0
+    page = (trained.path / "decode" / "reconstructions" / "reconstructions.html").read_text()
+    assert page.count("<audio") == 2 * 7
+    assert all(url.startswith("data:") for url in re.findall(r"src=['\"]([^'\"]{5})", page))
+    assert "http" not in page.partition("<table")[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "folder", "sounds"),
+    [
+        (("--sample", "3"), "samples-prior", 3),
+        (("--sample", "2", "--draws", "fitted"), "samples-fitted", 2),
+        (("--interpolate", "0", "2", "--points", "4"), "interpolation-*", 4),
+        (("--traverse", "1", "--points", "3", "--item", "1"), "traversal-1-*", 3),
+    ],
+)
+def test_latents_are_drawn_walked_between_and_swept(
+    infomax: Infomax, trained: Run, words: tuple[str, ...], folder: str, sounds: int
+) -> None:
+    done = infomax("decode", str(trained.path), "--depth", "4", *QUICK, *words, "--json")
+    assert done.code == 0, done.err
+    (found,) = (trained.path / "decode").glob(folder)
+    assert json.loads(done.out)["folder"] == str(found)
+    assert len(list(found.glob("*.wav"))) == sounds
+    assert len(list(found.glob("*.html"))) == len(list(found.glob("*.png"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "hint"),
+    [
+        (["--depth", "6"], "--depth 6: the encoder has depths 0 to 5", "--depth all"),
+        (["--depth", "top"], "--depth top: not a depth", "all, last or a number"),
+        (["--loss", "mes"], "--loss mes: there is no loss 'mes'", "did you mean mse?"),
+        (["--interpolate", "1", "1"], "--interpolate 1 1: there is nothing between an item and itself", ""),
+        (["--interpolate", "0", "x"], "there is no item 'x' in the test split", "a number from 0"),
+        (["--sample", "1", "--traverse", "1"], "--sample and --traverse: one at a time", ""),
+        (["--sample", "1", "--draws", "normal"], "--draws normal: not known", "prior or fitted"),
+        (["--depth", "0", "--traverse", "6"], "--traverse 6: depth 0 has dimensions 0 to 5", ""),
+        (["train.lr=1"], "train.lr=1: the encoder is that of", "data.path="),
+    ],
+)
+def test_what_is_asked_wrongly_is_one_line(
+    infomax: Infomax, trained: Run, words: list[str], message: str, hint: str
+) -> None:
+    done = infomax("decode", str(trained.path), *QUICK, *words)
+    assert (done.code, done.out) == (2, "")
+    assert f"error: {message}" in done.err
+    assert not hint or any(line.startswith("hint: ") and hint in line for line in done.err.splitlines())
+
+
+def test_items_shorter_than_the_encoder_sees_are_told(infomax: Infomax, here: Path) -> None:
+    for name in range(6):
+        soundfile.write(here / f"{name}.wav", [0.1] * 30, 16000)
+    recipe = tiny.write_recipe(here, f"data: {{name: folder, path: {here}, crop: 1600, validation_fraction: 0.0}}")
+    assert infomax("train", str(recipe), "train.steps=1").code == 0
+    done = infomax("decode", *QUICK, "--depth", "0")
+    assert done.code == 1
+    assert "error: speech_conv needs at least" in done.err
