@@ -30,7 +30,8 @@ def probe(
     ] = None,
     depth: Annotated[str | None, typer.Option(help="all, last, or a number; else as the protocol has it.")] = None,
     labels_per_class: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Learn from N labelled items (frames) of a class.")
+        str | None,
+        typer.Option(metavar="N[,N...]", help="Learn from N labelled items (frames) of a class; 1,2,4,all: a curve."),
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Draw them so many times; mean and deviation are told.")] = 1,
     baseline: Annotated[str | None, typer.Option(help="Any of random,mfcc,raw.")] = None,
@@ -51,8 +52,7 @@ def probe(
     infomax probe phone --baseline random,mfcc        infomax probe vowel,speaker RUN --depth 4
     """
     from infomax_cli.core.device import choose_device
-    from infomax_cli.core.probe import ProbeOptions, parse_labels
-    from infomax_cli.core.probe import probe as run_probe
+    from infomax_cli.core.probe import ProbeOptions, parse_labels, probe_few
     from infomax_cli.core.subject import load_subject
     from infomax_cli.paths import runs_root
     from infomax_cli.runs import find_run
@@ -62,7 +62,6 @@ def probe(
         classifier=_one_of("--classifier", classifier, ("linear", "mlp", "knn")),
         pool=None if pool is None else _one_of("--pool", pool, ("mean", "last", "none")),
         protocol=protocol,
-        labels_per_class=labels_per_class,
         repeats=repeats,
         baselines=tuple(_one_of("--baseline", part, _BASELINES) for part in (baseline or "").split(",") if part),
         seed=seed,
@@ -72,8 +71,12 @@ def probe(
     found = find_run(run, runs or runs_root())
     subject = load_subject(found, choose_device(device), root, step, changes or ())
     with _watching(found) as watcher:
-        results = run_probe(subject, parse_labels(label, list(subject.data.labels)), options, watcher)
-    _report(found, results, as_json=as_json)
+        labels = parse_labels(label, list(subject.data.labels))
+        results = probe_few(subject, labels, _counts(labels_per_class), options, watcher)
+    if len(next(iter(results.values()))) > 1:
+        _report_curves(found, results, as_json=as_json)
+    else:
+        _report(found, {name: result for name, (result,) in results.items()}, as_json=as_json)
 
 
 def _depth(text: str | None) -> Any:
@@ -83,6 +86,16 @@ def _depth(text: str | None) -> Any:
         return int(text or "")
     except ValueError:
         raise UsageError(f"--depth {text}: not a depth", "use all, last or a number from 0 on") from None
+
+
+def _counts(text: str | None) -> list[int | None]:
+    """Numbers of labels a class; None is all of them."""
+    counts: list[int | None] = []
+    for word in (text or "all").split(","):
+        if word.strip() != "all" and not word.strip().isdecimal():
+            raise UsageError(f"--labels-per-class {text}: {word!r} is no number", "for example 1,2,4,8,all")
+        counts.append(None if word.strip() == "all" else int(word))
+    return counts
 
 
 def _one_of(option: str, word: str, known: tuple[str, ...]) -> Any:
@@ -117,6 +130,38 @@ def _report(run: Run, results: dict[str, ProbeResult], *, as_json: bool) -> None
         if not as_json:
             stdout().print(_table(result))
         file, picture = write_result(run, result)  # last, so that a full disk does not hide what was found
+        messages().print(f"wrote {file} and {picture.name}", soft_wrap=True, markup=False)
+
+
+def _report_curves(run: Run, results: dict[str, tuple[ProbeResult, ...]], *, as_json: bool) -> None:
+    from rich.table import Table
+
+    from infomax_cli.console import messages, print_json
+    from infomax_cli.console import results as stdout
+    from infomax_cli.core.probe_result import write_curve
+
+    if as_json:
+        plain = {label: [result.to_dict() for result in found] for label, found in results.items()}
+        print_json({"run": str(run.path), "curves": plain})
+    for label, found in results.items():
+        for note in dict.fromkeys(note for result in found for note in result.notes):
+            messages().print(f"note: {label}: {note}", soft_wrap=True, markup=False)
+        if not as_json:
+            title = f"{label}: {found[0].classifier}, test accuracy by labels a class"
+            caption = (
+                f"in %, ± over {max(result.repeats for result in found)} draws; chance {100 * found[0].chance:.1f}"
+            )
+            table = Table(title=title, caption=caption, box=None, title_justify="left", caption_justify="left")
+            table.add_column("depth")
+            for result in found:
+                table.add_column(
+                    "all" if result.labels_per_class is None else str(result.labels_per_class), justify="right"
+                )
+            for place, score in enumerate(found[0].scores):
+                name = f"untrained {score.layer}" if score.source == "random" else score.layer
+                table.add_row(name, *(_percent(result.scores[place]) for result in found))
+            stdout().print(table)
+        file, picture = write_curve(run, found)
         messages().print(f"wrote {file} and {picture.name}", soft_wrap=True, markup=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from infomax_cli.core.files import write_atomically
@@ -43,6 +44,50 @@ def plot_depths(result: ProbeResult, path: Path, title: str) -> None:
         axes.set_xticks(result.depths)
     axes.grid(alpha=0.3)
     axes.legend()
+    with write_atomically(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def plot_few_labels(results: Sequence[ProbeResult], path: Path, title: str) -> None:
+    """Accuracy by labels a class, a line a depth and dashed ones for what is beside them; a PNG. All labels, where they
+    are among `results`, stand at the right."""
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    first = results[0]
+    trained = first.of("trained")
+    for score in first.scores:
+        line = [
+            own for result in results for own in result.scores if (own.source, own.layer) == (score.source, score.layer)
+        ]
+        shade = (
+            colormaps["viridis"](0.9 * trained.index(score) / max(1, len(trained) - 1)) if score in trained else None
+        )
+        axes.errorbar(
+            range(len(line)),
+            [100 * own.accuracy for own in line],
+            [100 * (own.deviation or 0) for own in line],
+            fmt="o-" if score in trained else "s--",
+            color=shade,
+            linewidth=1.2,
+            markersize=4,
+            capsize=2,
+            label=f"depth {score.layer}"
+            if score in trained
+            else f"untrained {score.layer}"
+            if score.source == "random"
+            else score.layer,
+        )
+    axes.axhline(100 * first.chance, label="chance", color="black", linestyle=":", linewidth=1)
+    counts = ["all" if result.labels_per_class is None else str(result.labels_per_class) for result in results]
+    axes.set_xticks(range(len(counts)), counts)
+    axes.set(xlabel="labels a class", ylabel="test accuracy (%)", title=f"{title}\n{first.label}, {first.classifier}")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7, ncols=2)
     with write_atomically(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 

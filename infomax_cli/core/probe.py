@@ -61,7 +61,21 @@ def probe(
     The subject's encoder is left in evaluation mode, its parameters without wanting a gradient. Raises `UsageError` on
     a label, depth or protocol that does not exist, and `DataError` where nothing is labelled.
     """
-    return _Probing(subject, tuple(dict.fromkeys(labels)), options or ProbeOptions(), watcher or _Nobody()).run()
+    options = options or ProbeOptions()
+    found = probe_few(subject, labels, [options.labels_per_class], options, watcher)
+    return {label: results[0] for label, results in found.items()}
+
+
+def probe_few(
+    subject: Subject,
+    labels: Sequence[str],
+    counts: Sequence[int | None],
+    options: ProbeOptions,
+    watcher: Watcher | None = None,
+) -> dict[str, tuple[ProbeResult, ...]]:
+    """As `probe`, for each of several numbers of labels a class (None: all of them), on the same features; the few are
+    among the more."""
+    return _Probing(subject, tuple(dict.fromkeys(labels)), tuple(counts), options, watcher or _Nobody()).run()
 
 
 def parse_labels(text: str, known: Sequence[str]) -> tuple[str, ...]:
@@ -72,33 +86,46 @@ def parse_labels(text: str, known: Sequence[str]) -> tuple[str, ...]:
 class _Probing:
     """One call of `probe`."""
 
-    def __init__(self, subject: Subject, labels: Sequence[str], options: ProbeOptions, watcher: Watcher) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        labels: Sequence[str],
+        counts: Sequence[int | None],
+        options: ProbeOptions,
+        watcher: Watcher,
+    ) -> None:
         self.subject, self.labels, self.options, self.watcher = subject, labels, options, watcher
+        self.counts = counts
         self.protocol = find_protocol(options.protocol)
         self.pool = options.pool or self.protocol.pool
         self.notes: dict[str, list[str]] = {label: [] for label in labels}
         _check_labels(subject, labels)
-        _check_options(options)
+        _check_options(options, counts)
         for label in labels:
             if options.pool is not None and self._spec(label).aligned:
                 self._note(label, f"--pool {options.pool} does nothing: features are pooled to the label's own grid")
         self.depths = self._depths()
 
-    def run(self) -> dict[str, ProbeResult]:
+    def run(self) -> dict[str, tuple[ProbeResult, ...]]:
         self.splits = Splits(self.subject, self.protocol, self.labels, self._note)
-        scores: dict[str, list[Score]] = {label: [] for label in self.labels if self.splits.has(label)}
+        readable = [label for label in self.labels if self.splits.has(label)]
+        scores = {(label, count): list[Score]() for label in readable for count in self.counts}
         chances: dict[str, float] = {}
-        for name, source, labels in self._sources(list(scores)):
+        for name, source, labels in self._sources(readable):
             rows = self._rows(name, source, labels)
             for label in labels:
                 problems = self._problems(name, label, rows)
                 if name == "trained" and problems:
                     chances[label] = _chance(problems[0])
                     self._note_unseen(label, problems[0])
-                scores[label] += self._scores(name, label, problems, rows)
+                for count in self.counts:
+                    scores[label, count] += self._scores(name, label, count, problems, rows)
                 del problems
             del rows  # there may be no room for those of the next source beside them
-        found = {label: self._result(label, scores[label], chances[label]) for label in scores if label in chances}
+        found = {
+            label: tuple(self._result(label, count, scores[label, count], chance) for count in self.counts)
+            for label, chance in chances.items()
+        }
         if not found:
             reasons = dict.fromkeys(note for notes in self.notes.values() for note in notes)
             raise DataError(f"there is nothing to probe: {'; '.join(reasons)}", "both splits need labelled items")
@@ -178,7 +205,9 @@ class _Probing:
 
     # --- fitting and scoring ------------------------------------------------------------------------------------------
 
-    def _scores(self, name: str, label: str, problems: Sequence[Problem], rows: SourceRows) -> list[Score]:
+    def _scores(
+        self, name: str, label: str, count: int | None, problems: Sequence[Problem], rows: SourceRows
+    ) -> list[Score]:
         training = self.protocol.aligned if self._spec(label).aligned else self.protocol.whole
         if training is not None and problems:
             fits = self._train(training, name, label, problems, rows)
@@ -186,10 +215,12 @@ class _Probing:
                 self._score(name, label, problem, [one], [problem.train])
                 for problem, one in zip(problems, fits, strict=True)
             ]
-        self.watcher.stage(f"{name}: fitting {label}", len(problems) * self.options.repeats)
+        repeats = 1 if count is None else self.options.repeats
+        few = "" if count is None else f" from {count} a class"
+        self.watcher.stage(f"{name}: fitting {label}{few}", len(problems) * repeats)
         scores = []
         for problem in problems:
-            learnt = [self._few(label, problem.train, repeat) for repeat in range(self.options.repeats)]
+            learnt = [self._few(label, count, problem.train, repeat) for repeat in range(repeats)]
             fits = [self._fit(label, part, repeat) for repeat, part in enumerate(learnt)]
             scores.append(self._score(name, label, problem, fits, learnt))
         return scores
@@ -221,8 +252,7 @@ class _Probing:
         seed = derive_seed("probe", self.options.seed, label)
         return fit_adam(training, rows_of_epoch, seed=seed, device=self.subject.device, advance=self.watcher.advance)
 
-    def _few(self, label: str, rows: Rows, repeat: int) -> Rows:
-        count = self.options.labels_per_class
+    def _few(self, label: str, count: int | None, rows: Rows, repeat: int) -> Rows:
         if count is None:
             return rows
         spec = self._spec(label)
@@ -255,7 +285,7 @@ class _Probing:
             test_rows=len(problem.test),
         )
 
-    def _result(self, label: str, scores: Sequence[Score], chance: float) -> ProbeResult:
+    def _result(self, label: str, count: int | None, scores: Sequence[Score], chance: float) -> ProbeResult:
         options, spec, (train, test) = self.options, self._spec(label), self.splits.pair(label)
         return ProbeResult(
             label=label,
@@ -266,8 +296,8 @@ class _Probing:
             classifier=options.classifier,
             protocol=options.protocol,
             pool="label grid" if spec.aligned else self.pool,
-            labels_per_class=options.labels_per_class,
-            repeats=options.repeats,
+            labels_per_class=count,
+            repeats=1 if count is None else options.repeats,
             seed=options.seed,
             chance=chance,
             depths=tuple(self.depths),
@@ -309,15 +339,20 @@ def _check_labels(subject: Subject, labels: Sequence[str]) -> None:
             raise UsageError(f"the data ({data}) has no label {label!r}", hint)
 
 
-def _check_options(options: ProbeOptions) -> None:
+def _check_options(options: ProbeOptions, counts: Sequence[int | None]) -> None:
+    few = [count for count in counts if count is not None]
+    if any(count < 1 for count in few):
+        raise UsageError(f"--labels-per-class {min(few)}: must be at least 1")
+    if len(set(counts)) < len(counts) or not counts:
+        raise UsageError("--labels-per-class: give each number once")
     optimum = find_protocol(options.protocol).is_optimum
     if not optimum and options.classifier != "linear":
         raise UsageError(
             f"--protocol {options.protocol} is for the linear classifier", "leave out --classifier, or --protocol"
         )
-    if options.labels_per_class is not None and not optimum:
+    if few and not optimum:
         raise UsageError(f"--protocol {options.protocol} uses all labels", "leave out --labels-per-class")
-    if options.repeats > 1 and options.labels_per_class is None:
+    if options.repeats > 1 and not few:
         raise UsageError("--repeats draws the few labels anew", "give --labels-per-class with it")
 
 

@@ -7,7 +7,7 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +127,28 @@ def write_result(run: Run, result: ProbeResult) -> tuple[Path, Path]:
         write_text(file, json.dumps({"run": run.name, **result.to_dict()}, indent=2, ensure_ascii=False) + "\n")
         plot_depths(result, picture, run.name)
         _log_to_tensorboard(run, result)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write what was found to {file.parent}: {error.strerror or error}",
+            "make room there, or make it writable; --json prints everything on stdout",
+        ) from error
+    return file, picture
+
+
+def write_curve(run: Run, results: Sequence[ProbeResult]) -> tuple[Path, Path]:
+    """``<run>/probes/<stem>-few.json`` and ``.png``: accuracy by labels a class. Raises `CheckpointError` as
+    `write_result` does, which keeps each of the `results` too."""
+    from infomax_cli.core.plots import plot_few_labels
+
+    stem = replace(results[0], labels_per_class=None).stem
+    file = run.path / "probes" / f"{stem}-few.json"
+    picture = file.with_suffix(".png")
+    for result in results:
+        write_result(run, result)
+    try:
+        plain = [result.to_dict() for result in results]
+        write_text(file, json.dumps({"run": run.name, "results": plain}, indent=2, ensure_ascii=False) + "\n")
+        plot_few_labels(results, picture, run.name)
     except OSError as error:
         raise CheckpointError(
             f"cannot write what was found to {file.parent}: {error.strerror or error}",
