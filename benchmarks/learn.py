@@ -92,6 +92,8 @@ def main() -> None:
     result = {"experiment": given.experiment, **measure(experiment, folder, range(given.seeds), given.root)}
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"learn-{name}.json"
+    if file.exists():
+        result = with_others(result, json.loads(file.read_text(encoding="utf-8")))
     file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     for label in experiment.labels:
         print(table(result, label), "\n")
@@ -127,6 +129,18 @@ def measure(experiment: Experiment, folder: Path, seeds: Sequence[int], root: st
         "probes": probes,
         "curves": curves,
     }
+
+
+def with_others(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
+    """What was measured now, beside the methods of an earlier time that were not measured again."""
+    kept = [method for method in old["methods"] if method not in new["methods"]]
+    merged = dict(new)
+    for key in ("probes", "curves"):
+        merged[key] = [*(row for row in old[key] if row["method"] in kept), *new[key]]
+    merged["methods"] = {**{method: old["methods"][method] for method in kept}, **new["methods"]}
+    own = {name: value for name, value in old["minutes"].items() if name.partition(" ")[0] in kept}
+    merged["minutes"] = {**own, **new["minutes"]}
+    return merged
 
 
 def trained(
