@@ -15,6 +15,7 @@ import typer
 from infomax_cli import __version__
 from infomax_cli.commands.decode import decode
 from infomax_cli.commands.doctor import doctor
+from infomax_cli.commands.explain import explain
 from infomax_cli.commands.plugins import plugins
 from infomax_cli.commands.probe import probe
 from infomax_cli.commands.recipes import recipes
@@ -48,6 +49,7 @@ def infomax(
 app.command("train")(train)
 app.command("probe")(probe)
 app.command("decode")(decode)
+app.command("explain")(explain)
 app.command("plugins")(plugins)
 app.add_typer(recipes, name="recipes")
 app.command("doctor")(doctor)

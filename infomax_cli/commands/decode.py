@@ -81,11 +81,11 @@ def decode(
         changes, run = [run, *(changes or [])], None
     found = find_run(run, runs or runs_root())
     subject = load_subject(found, choose_device(device), root, changes=changes or ())
-    depths = _depths(depth, len(subject.encoder.stages))
+    depths = depths_of(depth, len(subject.encoder.stages))
     options = DecodeOptions(loss=loss, steps=steps, batch=batch, lr=lr, width=width, seed=seed)
     decoding = Decoding(subject, depths, options)
     chosen = [decoding.item(name) for name in (interpolate or ((item,) if traverse is not None else ()))]
-    _have_decoders(found, decoding)
+    have_decoders(found, decoding)
     if sample is not None:
         _sample(found, decoding, sample, draws, as_json=as_json)  # type: ignore[arg-type]  # checked above
     elif interpolate is not None:
@@ -96,17 +96,19 @@ def decode(
         _reconstruct(found, decoding, items, judged_on, as_json=as_json)
 
 
-def _depths(text: str, stages: int) -> list[int]:
+def depths_of(text: str, stages: int) -> list[int]:
     if text == "all":
         return list(range(stages))
     if text == "last":
         return [stages - 1]
     if not text.lstrip("-").isdecimal():
         raise UsageError(f"--depth {text}: not a depth", "use all, last or a number from 0 on")
+    if not 0 <= int(text) < stages:
+        raise UsageError(f"--depth {text}: the encoder has depths 0 to {stages - 1}", "or --depth all")
     return [int(text)]
 
 
-def _have_decoders(run: Run, decoding: Decoding) -> None:
+def have_decoders(run: Run, decoding: Decoding) -> None:
     """Train those that are missing; TensorBoard sees how."""
     from torch.utils.tensorboard.writer import SummaryWriter
 

@@ -80,9 +80,6 @@ class Decoding:
         data = subject.data
         if data.axes != ("time",) or data.rate is None or data.channels != 1:
             raise UsageError("decode: the data is not sound of one channel", "decoders are made for sound so far")
-        stages = len(subject.encoder.stages)
-        if wrong := [depth for depth in depths if not 0 <= depth < stages]:
-            raise UsageError(f"--depth {wrong[0]}: the encoder has depths 0 to {stages - 1}", "or --depth all")
         self.subject, self.depths, self.options = subject, tuple(depths), options
         self.rate = data.rate
         self.length = data.grid[0]
@@ -228,7 +225,7 @@ class Decoding:
         """An item ``(T,)``, and what each depth makes of it."""
         x = item.input.unsqueeze(0)
         made = zip(self.depths, self._maps(x), strict=True)
-        return x[0, 0], {depth: self._sound(depth, z, x.shape[-1]) for depth, z in made}
+        return x[0, 0], {depth: self.sound(depth, z, x.shape[-1]) for depth, z in made}
 
     @torch.no_grad()
     def sample(self, depth: int, count: int, draws: Draws) -> list[Tensor]:
@@ -242,16 +239,16 @@ class Decoding:
             z = z.to(self.subject.device)
             if draws == "fitted":
                 z = decoder.mean[:, None] + decoder.deviation[:, None] * z
-            sounds.append(self._sound(depth, z, self.length))
+            sounds.append(self.sound(depth, z, self.length))
         return sounds
 
     @torch.no_grad()
     def interpolate(self, depth: int, first: Item, second: Item, count: int) -> list[Tensor]:
         """From one item to another in `count` equal steps in the latents, over what both are long."""
         length = min(first.input.shape[-1], second.input.shape[-1])
-        one, other = (self._map_of(depth, item.input[..., :length]) for item in (first, second))
+        one, other = (self.latents(depth, item.input[..., :length]) for item in (first, second))
         shares = torch.linspace(0, 1, count).tolist()
-        return [self._sound(depth, (1 - share) * one + share * other, length) for share in shares]
+        return [self.sound(depth, (1 - share) * one + share * other, length) for share in shares]
 
     @torch.no_grad()
     def traverse(self, depth: int, item: Item, unit: int, count: int) -> tuple[list[float], list[Tensor]]:
@@ -259,19 +256,21 @@ class Decoding:
         decoder = self.decoders[depth]
         if not 0 <= unit < len(decoder.mean):
             raise UsageError(f"--traverse {unit}: depth {depth} has dimensions 0 to {len(decoder.mean) - 1}")
-        z, length = self._map_of(depth, item.input), item.input.shape[-1]
+        z, length = self.latents(depth, item.input), item.input.shape[-1]
         values = (decoder.mean[unit] + decoder.deviation[unit] * torch.linspace(-3, 3, count).to(z)).tolist()
         sounds = []
         for value in values:
             moved = z.clone()
             moved[:, unit] = value
-            sounds.append(self._sound(depth, moved, length))
+            sounds.append(self.sound(depth, moved, length))
         return values, sounds
 
-    def _map_of(self, depth: int, x: Tensor) -> Tensor:
+    def latents(self, depth: int, x: Tensor) -> Tensor:
+        """An input ``(1, T)`` to the depth's map ``(1, C, T')``."""
         return self._maps(x.unsqueeze(0))[self.depths.index(depth)]
 
-    def _sound(self, depth: int, z: Tensor, length: int) -> Tensor:
+    def sound(self, depth: int, z: Tensor, length: int) -> Tensor:
+        """A depth's map ``(1, C, T')`` to samples ``(length,)``, on the CPU."""
         sound: Tensor = self.decoders[depth](z, length)[0, 0].float().cpu()
         return sound
 

@@ -1,0 +1,156 @@
+"""`infomax explain`: what single dimensions of a run's latents mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from infomax_cli.errors import UsageError
+from infomax_cli.wording import suggest
+
+if TYPE_CHECKING:
+    from infomax_cli.core.explain import Explained
+    from infomax_cli.core.subject import Subject
+    from infomax_cli.runs import Run
+
+_HEADER = (
+    "depth",
+    "dims",
+    "most nats",
+    "mean nats",
+    "of",
+    "sparsity",
+    "90 % in",
+    "|mean|",
+    "deviation",
+    "KS to N(0,1)",
+)
+
+
+def explain(
+    run: Annotated[str | None, typer.Argument(help="A run: path, name, or nothing for the newest.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to its data, such as data.path=/new/place.")
+    ] = None,
+    label: Annotated[str, typer.Option(help="The label that dimensions may tell something about.")] = "vowel",
+    depth: Annotated[str, typer.Option(help="all, last, or a number.")] = "all",
+    means: Annotated[bool, typer.Option("--means", help="Look at the means of Gaussians, not at draws.")] = False,
+    contribution: Annotated[
+        bool,
+        typer.Option("--contribution", help="Also: how few dimensions carry a sound (trains decoders, see decode)."),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Draws rows and samples.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    root: Annotated[Path | None, typer.Option(help="Where the data lies, if not where the run found it.")] = None,
+    runs: Annotated[Path | None, typer.Option(help="Where runs lie; else $INFOMAX_RUNS, else ./runs.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+) -> None:
+    """See what each dimension knows of a label, how a linear probe uses it, and how near to N(0, 1) it is.
+
+    infomax explain --label vowel        infomax explain RUN --label syllable --depth 4 --contribution
+    """
+    from infomax_cli.commands.decode import depths_of, have_decoders
+    from infomax_cli.console import messages
+    from infomax_cli.core.decode import DecodeOptions, Decoding
+    from infomax_cli.core.device import choose_device
+    from infomax_cli.core.explain import contribution as contribution_of
+    from infomax_cli.core.explain import explain as run_explain
+    from infomax_cli.core.subject import load_subject
+    from infomax_cli.paths import runs_root
+    from infomax_cli.runs import find_run
+
+    if run is not None and "=" in run and not Path(run).exists():  # the newest run, and a change
+        changes, run = [run, *(changes or [])], None
+    found = find_run(run, runs or runs_root())
+    subject = load_subject(found, choose_device(device), root, changes=changes or ())
+    _check_label(subject, label)
+    depths = depths_of(depth, len(subject.encoder.stages))
+    messages().print(f"explaining {found.path}", soft_wrap=True, markup=False)
+    scores: dict[int, dict[int, float]] = {}
+    if contribution:
+        decoding = Decoding(subject, depths, DecodeOptions(seed=seed))
+        have_decoders(found, decoding)
+        scores = {number: contribution_of(decoding, number) for number in depths}
+    with messages().status("reading features"):
+        explained = run_explain(subject, label, depths, seed=seed, sampled=not means)
+    _report(found, label, explained, scores, as_json=as_json)
+
+
+def _check_label(subject: Subject, label: str) -> None:
+    known = list(subject.data.labels)
+    if label not in known:
+        hint = suggest(label, known) or "take data that has labels, or name them: data.labels=[...]"
+        raise UsageError(f"the data ({subject.recipe.data.name}) has no label {label!r}", hint)
+
+
+def _report(
+    run: Run,
+    label: str,
+    explained: Sequence[tuple[Explained, object]],
+    scores: dict[int, dict[int, float]],
+    *,
+    as_json: bool,
+) -> None:
+    import json
+
+    from rich.table import Table
+
+    from infomax_cli.console import messages, print_json, results
+    from infomax_cli.core.explain_pages import draw_contribution, draw_depth, write_page
+    from infomax_cli.core.files import write_text
+    from infomax_cli.errors import CheckpointError
+
+    rows = [_row(found) for found, _ in explained]
+    plain = {
+        "run": run.name, "label": label, "depths": [found.to_dict() for found, _ in explained],
+        "contribution": {str(depth): left for depth, left in scores.items()},
+    }  # fmt: skip
+    if as_json:
+        print_json(plain)
+    else:
+        table = Table(title=f"what dimensions tell about {label}, on test", box=None, title_justify="left")
+        for name in _HEADER:
+            table.add_column(name, justify="right")
+        for row in rows:
+            table.add_row(*row)
+        results().print(table)
+        for depth, left in scores.items():
+            shares = ", ".join(f"{count}: {value:.2f}" for count, value in left.items())
+            results().print(f"depth {depth}: error left with so many dimensions replaced: {shares}", soft_wrap=True)
+    folder = run.path / "explain"
+    pictures = []
+    try:
+        write_text(folder / f"{label}.json", json.dumps(plain, indent=1) + "\n")
+        for found, values in explained:
+            pictures.append(folder / f"{label}-depth{found.depth}.png")
+            draw_depth(pictures[-1], f"{run.name}, depth {found.depth}: {label}", found, values)  # type: ignore[arg-type]
+        if scores:
+            pictures.append(folder / "contribution.png")
+            draw_contribution(pictures[-1], f"{run.name}: what dimensions carry", scores)
+        page = folder / f"{label}.html"
+        write_page(page, f"{run.name}: {label}", _HEADER, rows, pictures)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write to {folder}: {error.strerror or error}", "make room there, or make it writable"
+        ) from error
+    messages().print(f"wrote {page} and the pictures beside it", soft_wrap=True, markup=False)
+
+
+def _row(found: Explained) -> list[str]:
+    count = len(found.information)
+    distances = sorted(found.distance)
+    return [
+        str(found.depth),
+        str(count),
+        f"{max(found.information):.3f}",
+        f"{sum(found.information) / count:.3f}",
+        f"{found.entropy:.3f}",
+        f"{found.sparsity:.2f}",
+        str(found.carrying),
+        f"{sum(map(abs, found.mean)) / count:.2f}",
+        f"{sum(found.deviation) / count:.2f}",
+        f"{distances[count // 2]:.3f}",
+    ]

@@ -1,0 +1,97 @@
+"""What is said of single dimensions is what was put into them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from scipy import stats
+from sklearn.metrics import mutual_info_score
+
+import tiny
+from infomax_cli.core.decode import DecodeOptions, Decoding
+from infomax_cli.core.explain import carrying, contribution, explain, hoyer, information, normal_distance
+from infomax_cli.core.subject import Subject, load_subject
+from infomax_cli.runs import Run
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_a_dimension_that_is_the_label_tells_all_and_noise_nothing() -> None:
+    y = torch.arange(6000) % 3
+    x = torch.stack([y + 0.01 * normal(6000), normal(6000, seed=1)], dim=1)
+    told, nothing = information(x, y).tolist()
+    assert told == pytest.approx(math.log(3), abs=0.1)  # of 16 bins two hold two classes
+    assert nothing == pytest.approx(0, abs=3e-3)
+
+
+def test_information_is_scikit_learn_s_of_the_binned_values_less_its_bias() -> None:
+    y = torch.randint(4, (3000,), generator=torch.Generator().manual_seed(0))
+    x = normal(3000, 1) + 0.7 * y[:, None]
+    edges = x[:, 0].quantile(torch.linspace(0, 1, 17, dtype=torch.float64)[1:-1])
+    plugin = mutual_info_score(y.numpy(), torch.bucketize(x[:, 0], edges).numpy())
+    assert float(information(x, y)[0]) == pytest.approx(plugin - 15 * 3 / 6000, abs=1e-9)
+
+
+def test_a_constant_dimension_tells_nothing() -> None:
+    assert information(torch.zeros(100, 1).double(), torch.arange(100) % 2).tolist() == [0.0]
+
+
+def test_the_distance_from_normal_is_kolmogorov_and_smirnov_s() -> None:
+    x = torch.stack([normal(500), 2 * normal(500, seed=1) + 1, normal(500, seed=2).square()], dim=1)
+    expected = [stats.kstest(column.numpy(), "norm").statistic for column in x.T]
+    assert normal_distance(x).tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_sparsity_runs_from_all_alike_to_a_single_one() -> None:
+    weights = torch.tensor([[1.0, -1.0, 1.0, -1.0], [0.0, 0.0, 3.0, 0.0]])
+    assert hoyer(weights).tolist() == pytest.approx([0.0, 1.0])
+    assert carrying(torch.tensor([[5.0, 4.0, 0.5, 0.5]])) == 2
+    assert carrying(torch.ones(2, 10)) == 9
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Run:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INFOMAX_CACHE", str(shared_cache))
+        changes = ("train.steps=3", "encoder.variational=[1,4]", "encoder.norm=batch")
+        return tiny.train(tmp_path_factory.mktemp("explained"), *changes)[1]
+
+
+@pytest.fixture
+def subject(run: Run, shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Subject:
+    monkeypatch.setenv("INFOMAX_CACHE", str(shared_cache))
+    return load_subject(run, tiny.CPU)
+
+
+def test_every_depth_of_a_run_is_explained_and_repeats(subject: Subject) -> None:
+    found, again = (explain(subject, "vowel", [1, 5]) for _ in range(2))
+    assert [one.to_dict() for one, _ in found] == [one.to_dict() for one, _ in again]
+    deep = found[0][0]
+    assert (deep.depth, len(deep.information), deep.classes) == (1, 6, ("a", "i", "u"))
+    assert len(deep.weights) == 3
+    assert 0 < deep.entropy <= math.log(3)
+
+
+def test_draws_vary_more_than_means(subject: Subject) -> None:
+    (drawn, _), (meant, _) = (explain(subject, "vowel", [4], sampled=sampled)[0] for sampled in (True, False))
+    assert all(a > b for a, b in zip(drawn.deviation, meant.deviation, strict=True))
+
+
+def test_with_all_dimensions_replaced_no_error_is_left(subject: Subject, run: Run) -> None:
+    decoding = Decoding(subject, [4], DecodeOptions(steps=2, batch=2, width=4, loss="mse"))
+
+    class Silent:
+        def stage(self, what: str, total: int) -> None: ...
+
+        def advance(self) -> None: ...
+
+    decoding.load_or_train(run, Silent(), lambda step, losses: None)
+    left = contribution(decoding, 4, items=3)
+    assert list(left) == [2, 4, 6]
+    assert left[6] == pytest.approx(0, abs=1e-9)
+    assert left[2] > 0
