@@ -6,6 +6,7 @@ and judged on crops of the test split; nothing of the encoder moves.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
@@ -24,6 +25,7 @@ from infomax_cli.runs import Run
 
 Draws = Literal["prior", "fitted"]
 _FITTED = 128  # training crops over which the units of a depth are standardised
+_BEFORE = 8  # test crops on which decoders are judged before training
 _LOG_EVERY = 50
 
 
@@ -100,12 +102,9 @@ class Decoding:
                 missing.append(depth)
             else:
                 self.decoders[depth], self.untrained_losses[depth] = found
-        if missing:
-            self._train(missing, watcher, log)
-            for depth in missing:
-                save_decoder(
-                    decoder_file(run, depth), self.decoders[depth], self._made_by(), self.untrained_losses[depth]
-                )
+        for depth in missing:  # each is kept as soon as it is trained
+            self._train(depth, watcher, log)
+            save_decoder(decoder_file(run, depth), self.decoders[depth], self._made_by(), self.untrained_losses[depth])
         return missing
 
     def _made_by(self) -> dict[str, Any]:
@@ -118,69 +117,61 @@ class Decoding:
         encoder, options = self.subject.encoder, self.options
         torch.manual_seed(derive_seed(options.seed, "decoder", depth))
         axes = [encoder.geometry(stage)[0] for stage in range(-1, depth + 1)]
-        units = self._maps(torch.zeros(1, 1, self.length))[self.depths.index(depth)].shape[1]
+        units = self._map(depth, torch.zeros(1, 1, self.length)).shape[1]
         return Decoder(axes, units, width=options.width).to(self.subject.device)
 
-    def _maps(self, x: Tensor) -> tuple[Tensor, ...]:
-        return self.source.maps(x)
-
-    def _train(self, depths: Sequence[int], watcher: Watcher, log: Callable[[int, dict[str, float]], None]) -> None:
-        split = self._split("train")
-        options = self.options
-        for depth in depths:
-            self.decoders[depth] = self._fresh(depth)
-        self._standardise(depths, split, watcher)
-        optimizers = {depth: torch.optim.Adam(self.decoders[depth].parameters(), lr=options.lr) for depth in depths}
+    def _train(self, depth: int, watcher: Watcher, log: Callable[[int, dict[str, float]], None]) -> None:
+        split, options, device = self._split("train"), self.options, self.subject.device
+        decoder = self.decoders[depth] = self._fresh(depth)
+        self._standardise(depth, split)
+        self.untrained_losses[depth] = self._loss_of(depth)
+        optimizer = torch.optim.Adam(decoder.parameters(), lr=options.lr)
         batches = EpochBatches(len(split), options.batch, derive_seed(options.seed, "decode"), stop=options.steps)
-        watcher.stage(f"training decoders of depth {', '.join(map(str, depths))}", options.steps)
-        sums = dict.fromkeys(depths, torch.zeros((), device=self.subject.device))
+        watcher.stage(f"training the decoder of depth {depth}", options.steps)
+        total = torch.zeros((), device=device)
         for step, keys in enumerate(batches, 1):
-            x = torch.stack([split[key].input for key in keys]).to(self.subject.device)
-            for depth, z in zip(self.depths, self._maps(x), strict=True):
-                if depth not in optimizers:
-                    continue
-                loss = self.loss(self.decoders[depth](z, x.shape[-1]), x)
-                optimizers[depth].zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                for group in optimizers[depth].param_groups:  # to zero over the last half
-                    group["lr"] = options.lr * min(1.0, 2 * (1 - (step - 1) / options.steps))
-                optimizers[depth].step()
-                sums[depth] = sums[depth] + loss.detach()
+            x = torch.stack([split[key].input for key in keys]).to(device)
+            loss = self.loss(decoder(self._map(depth, x), x.shape[-1]), x)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            for group in optimizer.param_groups:  # to zero over the last half
+                group["lr"] = options.lr * min(1.0, 2 * (1 - (step - 1) / options.steps))
+            optimizer.step()
+            total += loss.detach()
             if step % _LOG_EVERY == 0 or step == options.steps:
-                since = step % _LOG_EVERY or _LOG_EVERY
-                losses = {f"decode/depth{depth}/loss": float(total) / since for depth, total in sums.items()}
-                self._check_finite(losses, step)
-                log(step, losses)
-                sums = dict.fromkeys(depths, torch.zeros((), device=self.subject.device))
+                mean = float(total) / (step % _LOG_EVERY or _LOG_EVERY)
+                if not math.isfinite(mean):
+                    raise InfomaxError(
+                        f"the loss of the decoder of depth {depth} is not finite by step {step}",
+                        "try a lower --lr, or another --loss",
+                    )
+                log(step, {f"decode/depth{depth}/loss": mean})
+                total.zero_()
             watcher.advance()
 
-    def _check_finite(self, losses: dict[str, float], step: int) -> None:
-        for name, value in losses.items():
-            if not torch.isfinite(torch.tensor(value)):
-                raise InfomaxError(f"{name} is not finite by step {step}", "try a lower --lr, or another --loss")
+    def _map(self, depth: int, x: Tensor) -> Tensor:
+        return self.source.maps(x)[self.depths.index(depth)]
 
     @torch.no_grad()
-    def _standardise(self, depths: Sequence[int], split: Split, watcher: Watcher) -> None:
+    def _standardise(self, depth: int, split: Split) -> None:
         """Take the mean and deviation of every unit over some training crops."""
-        totals = {depth: [torch.zeros(3, 1)] for depth in depths}
-        items = list(self._crops(split, "standardise", _FITTED))
-        watcher.stage("reading features", len(items))
-        for x in items:
-            for depth, z in zip(self.depths, self._maps(x), strict=True):
-                if depth in totals:
-                    frames = z[0].double().cpu()
-                    count = torch.full((frames.shape[0],), float(frames.shape[1]))
-                    totals[depth].append(torch.stack([count, frames.sum(1), frames.square().sum(1)]))
-            watcher.advance()
-        for depth in depths:
-            count, first, second = torch.stack(totals[depth][1:]).sum(0)
-            mean = first / count
-            deviation = (second / count - mean.square()).clamp_min(0).sqrt()
-            decoder = self.decoders[depth]
-            decoder.mean.copy_(mean)
-            decoder.deviation.copy_(deviation.clamp_min(1e-3 * float(deviation.max()) + 1e-12))
-        for depth, value in self._losses(depths).items():
-            self.untrained_losses[depth] = value
+        sums = []
+        for x in self._crops(split, "standardise", _FITTED):
+            frames = self._map(depth, x)[0].double().cpu()
+            sums.append(torch.stack([torch.ones_like(frames), frames, frames.square()]).sum(2))
+        count, first, second = torch.stack(sums).sum(0)
+        mean = first / count
+        deviation = (second / count - mean.square()).clamp_min(0).sqrt()
+        decoder = self.decoders[depth]
+        decoder.mean.copy_(mean)
+        decoder.deviation.copy_(deviation.clamp_min(1e-3 * float(deviation.max()) + 1e-12))
+
+    @torch.no_grad()
+    def _loss_of(self, depth: int) -> float:
+        """The loss of a decoder as it is, on a few crops of the test split."""
+        crops = [x.to(self.subject.device) for x in self._crops(self._split("test"), "judge", _BEFORE)]
+        losses = [float(self.loss(self.decoders[depth](self._map(depth, x), x.shape[-1]), x)) for x in crops]
+        return sum(losses) / len(losses)
 
     # --- judging ------------------------------------------------------------------------------------------------------
 
@@ -192,7 +183,7 @@ class Decoding:
         sums = {depth: torch.zeros(3, dtype=torch.float64) for depth in self.depths}
         for x in crops:
             x = x.to(self.subject.device)
-            for depth, z in zip(self.depths, self._maps(x), strict=True):
+            for depth, z in zip(self.depths, self.source.maps(x), strict=True):
                 made = self.decoders[depth](z, x.shape[-1])
                 errors = (self.loss(made, x), mel_error(made, x, self.rate)[0],
                           cepstral_distortion(made, x, self.rate)[0])  # fmt: skip
@@ -208,23 +199,13 @@ class Decoding:
             errors[0], self.untrained_losses[depth], errors[1], errors[2],
         )  # fmt: skip
 
-    def _losses(self, depths: Sequence[int]) -> dict[int, float]:
-        """The loss of the decoders as they are, on a few crops of the test split."""
-        crops = [x.to(self.subject.device) for x in self._crops(self._split("test"), "judge", 8)]
-        found = dict.fromkeys(depths, 0.0)
-        for x in crops:
-            for depth, z in zip(self.depths, self._maps(x), strict=True):
-                if depth in found:
-                    found[depth] += float(self.loss(self.decoders[depth](z, x.shape[-1]), x)) / len(crops)
-        return found
-
     # --- asking -------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def reconstruct(self, item: Item) -> tuple[Tensor, dict[int, Tensor]]:
         """An item ``(T,)``, and what each depth makes of it."""
         x = item.input.unsqueeze(0)
-        made = zip(self.depths, self._maps(x), strict=True)
+        made = zip(self.depths, self.source.maps(x), strict=True)
         return x[0, 0], {depth: self.sound(depth, z, x.shape[-1]) for depth, z in made}
 
     @torch.no_grad()
@@ -267,7 +248,7 @@ class Decoding:
 
     def latents(self, depth: int, x: Tensor) -> Tensor:
         """An input ``(1, T)`` to the depth's map ``(1, C, T')``."""
-        return self._maps(x.unsqueeze(0))[self.depths.index(depth)]
+        return self._map(depth, x.unsqueeze(0))
 
     def sound(self, depth: int, z: Tensor, length: int) -> Tensor:
         """A depth's map ``(1, C, T')`` to samples ``(length,)``, on the CPU."""

@@ -47,15 +47,14 @@ def trained(subject: Subject, run: Run, depths: list[int], options: DecodeOption
 
 def test_error_falls_with_training_and_the_encoder_stays(subject: Subject, run: Run) -> None:
     before = {name: tensor.clone() for name, tensor in module_of(subject.encoder).state_dict().items()}
-    told: dict[int, dict[str, float]] = {}
+    told: list[tuple[int, str]] = []
     decoding = Decoding(subject, [0, 4], dataclasses.replace(OPTIONS, steps=60, lr=3e-3))
-    assert decoding.load_or_train(run, Silent(), told.__setitem__) == [0, 4]
+    assert decoding.load_or_train(run, Silent(), lambda step, losses: told.append((step, *losses))) == [0, 4]
     for judged in decoding.judge(16, Silent()):
         assert judged.loss < 0.9 * judged.untrained_loss
         assert judged.mel_error > 0
         assert judged.cepstral_distortion > 0
-    assert list(told) == [50, 60]
-    assert set(told[60]) == {"decode/depth0/loss", "decode/depth4/loss"}
+    assert told == [(step, f"decode/depth{depth}/loss") for depth in (0, 4) for step in (50, 60)]
     torch.testing.assert_close(module_of(subject.encoder).state_dict(), before, rtol=0, atol=0)
 
 
@@ -66,6 +65,18 @@ def test_a_decoder_is_kept_until_something_else_is_asked_for(subject: Subject, r
     torch.testing.assert_close(again.decoders[1].state_dict(), first.decoders[1].state_dict(), rtol=0, atol=0)
     other = Decoding(subject, [1], dataclasses.replace(OPTIONS, loss="mse+stft"))
     assert other.load_or_train(run, Silent(), lambda step, losses: None) == [1]
+
+
+def test_an_interruption_costs_no_decoder_that_was_trained(subject: Subject, run: Run) -> None:
+    class Impatient(Silent):
+        def stage(self, what: str, total: int) -> None:
+            if what.endswith("depth 1"):
+                raise KeyboardInterrupt
+
+    options = dataclasses.replace(OPTIONS, seed=3)
+    with pytest.raises(KeyboardInterrupt):
+        Decoding(subject, [0, 1], options).load_or_train(run, Impatient(), lambda step, losses: None)
+    assert Decoding(subject, [0, 1], options).load_or_train(run, Silent(), lambda step, losses: None) == [1]
 
 
 def test_the_same_seed_makes_the_same_decoder_whatever_other_depths_there_are(subject: Subject, run: Run) -> None:
