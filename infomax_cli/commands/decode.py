@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from infomax_cli.commands.asking import depths_of, find_run_and_changes
 from infomax_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -61,8 +62,6 @@ def decode(
     from infomax_cli.core.decode import DecodeOptions, Decoding
     from infomax_cli.core.device import choose_device
     from infomax_cli.core.subject import load_subject
-    from infomax_cli.paths import runs_root
-    from infomax_cli.runs import find_run
 
     if draws not in ("prior", "fitted"):
         raise UsageError(f"--draws {draws}: not known", "prior or fitted")
@@ -77,10 +76,8 @@ def decode(
         raise UsageError(
             f"--interpolate {interpolate[0]} {interpolate[1]}: there is nothing between an item and itself"
         )
-    if run is not None and "=" in run and not Path(run).exists():  # the newest run, and a change
-        changes, run = [run, *(changes or [])], None
-    found = find_run(run, runs or runs_root())
-    subject = load_subject(found, choose_device(device), root, changes=changes or ())
+    found, changes = find_run_and_changes(run, changes, runs)
+    subject = load_subject(found, choose_device(device), root, changes=changes)
     depths = depths_of(depth, len(subject.encoder.stages))
     options = DecodeOptions(loss=loss, steps=steps, batch=batch, lr=lr, width=width, seed=seed)
     decoding = Decoding(subject, depths, options)
@@ -94,18 +91,6 @@ def decode(
         _traverse(found, decoding, chosen[0], traverse, points, as_json=as_json)
     else:
         _reconstruct(found, decoding, items, judged_on, as_json=as_json)
-
-
-def depths_of(text: str, stages: int) -> list[int]:
-    if text == "all":
-        return list(range(stages))
-    if text == "last":
-        return [stages - 1]
-    if not text.lstrip("-").isdecimal():
-        raise UsageError(f"--depth {text}: not a depth", "use all, last or a number from 0 on")
-    if not 0 <= int(text) < stages:
-        raise UsageError(f"--depth {text}: the encoder has depths 0 to {stages - 1}", "or --depth all")
-    return [int(text)]
 
 
 def have_decoders(run: Run, decoding: Decoding) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from infomax_cli.commands.asking import depths_of, find_run_and_changes
 from infomax_cli.errors import UsageError
 from infomax_cli.wording import suggest
 
@@ -52,20 +53,16 @@ def explain(
 
     infomax explain --label vowel        infomax explain RUN --label syllable --depth 4 --contribution
     """
-    from infomax_cli.commands.decode import depths_of, have_decoders
+    from infomax_cli.commands.decode import have_decoders
     from infomax_cli.console import messages
     from infomax_cli.core.decode import DecodeOptions, Decoding
     from infomax_cli.core.device import choose_device
     from infomax_cli.core.explain import contribution as contribution_of
     from infomax_cli.core.explain import explain as run_explain
     from infomax_cli.core.subject import load_subject
-    from infomax_cli.paths import runs_root
-    from infomax_cli.runs import find_run
 
-    if run is not None and "=" in run and not Path(run).exists():  # the newest run, and a change
-        changes, run = [run, *(changes or [])], None
-    found = find_run(run, runs or runs_root())
-    subject = load_subject(found, choose_device(device), root, changes=changes or ())
+    found, changes = find_run_and_changes(run, changes, runs)
+    subject = load_subject(found, choose_device(device), root, changes=changes)
     _check_label(subject, label)
     depths = depths_of(depth, len(subject.encoder.stages))
     messages().print(f"explaining {found.path}", soft_wrap=True, markup=False)

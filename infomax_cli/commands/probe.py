@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from infomax_cli.commands.asking import find_run_and_changes
 from infomax_cli.errors import UsageError
 from infomax_cli.wording import suggest
 
@@ -54,8 +55,6 @@ def probe(
     from infomax_cli.core.device import choose_device
     from infomax_cli.core.probe import ProbeOptions, parse_labels, probe_few
     from infomax_cli.core.subject import load_subject
-    from infomax_cli.paths import runs_root
-    from infomax_cli.runs import find_run
 
     options = ProbeOptions(
         depth=_depth(depth),
@@ -66,10 +65,8 @@ def probe(
         baselines=tuple(_one_of("--baseline", part, _BASELINES) for part in (baseline or "").split(",") if part),
         seed=seed,
     )
-    if run is not None and "=" in run and not Path(run).exists():  # the newest run, and a change
-        changes, run = [run, *(changes or [])], None
-    found = find_run(run, runs or runs_root())
-    subject = load_subject(found, choose_device(device), root, step, changes or ())
+    found, changes = find_run_and_changes(run, changes, runs)
+    subject = load_subject(found, choose_device(device), root, step, changes)
     with _watching(found) as watcher:
         labels = parse_labels(label, list(subject.data.labels))
         results = probe_few(subject, labels, _counts(labels_per_class), options, watcher)
