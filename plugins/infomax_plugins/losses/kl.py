@@ -16,7 +16,9 @@ ACTIVE = 0.01  # nats: a unit whose KL is below this has all but become the prio
 
 
 class StandardNormalKL(nn.Module):
-    """KL(q(z | x) || N(0, I)) of every Gaussian that the block makes; of several, and of several views, the mean.
+    """The pull of every Gaussian that the block makes towards a standard normal: KL(q(z | x) || N(0, I)).
+
+    Of several Gaussians, and of several views, it is the mean (Kingma & Welling 2014, appendix B).
 
     Weigh it against the block's other losses with the entry's `weight`.
 
