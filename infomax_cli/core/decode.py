@@ -121,7 +121,7 @@ class Decoding:
         return Decoder(axes, units, width=options.width).to(self.subject.device)
 
     def _train(self, depth: int, watcher: Watcher, log: Callable[[int, dict[str, float]], None]) -> None:
-        split, options, device = self._split("train"), self.options, self.subject.device
+        split, options, device = self.split("train"), self.options, self.subject.device
         decoder = self.decoders[depth] = self._fresh(depth)
         self._standardise(depth, split)
         self.untrained_losses[depth] = self._loss_of(depth)
@@ -156,7 +156,7 @@ class Decoding:
     def _standardise(self, depth: int, split: Split) -> None:
         """Take the mean and deviation of every unit over some training crops."""
         sums = []
-        for x in self._crops(split, "standardise", _FITTED):
+        for x in self.crops(split, "standardise", _FITTED):
             frames = self._map(depth, x)[0].double().cpu()
             sums.append(torch.stack([torch.ones_like(frames), frames, frames.square()]).sum(2))
         count, first, second = torch.stack(sums).sum(0)
@@ -169,7 +169,7 @@ class Decoding:
     @torch.no_grad()
     def _loss_of(self, depth: int) -> float:
         """The loss of a decoder as it is, on a few crops of the test split."""
-        crops = [x.to(self.subject.device) for x in self._crops(self._split("test"), "judge", _BEFORE)]
+        crops = [x.to(self.subject.device) for x in self.crops(self.split("test"), "judge", _BEFORE)]
         losses = [float(self.loss(self.decoders[depth](self._map(depth, x), x.shape[-1]), x)) for x in crops]
         return sum(losses) / len(losses)
 
@@ -178,7 +178,7 @@ class Decoding:
     @torch.no_grad()
     def judge(self, items: int, watcher: Watcher) -> list[Judged]:
         """Every depth on the same crops of the test split."""
-        crops = list(self._crops(self._split("test"), "judge", items))
+        crops = list(self.crops(self.split("test"), "judge", items))
         watcher.stage("judging", len(crops))
         sums = {depth: torch.zeros(3, dtype=torch.float64) for depth in self.depths}
         for x in crops:
@@ -260,7 +260,7 @@ class Decoding:
     def items(self, count: int) -> list[Item]:
         """The first whole items of the test split that can be read."""
         found: list[Item] = []
-        split = self._split("test")
+        split = self.split("test")
         for index in range(len(split)):
             if len(found) == count:
                 break
@@ -272,7 +272,7 @@ class Decoding:
 
     def item(self, name: str) -> Item:
         """An item of the test split by its number or its id."""
-        split = self._split("test")
+        split = self.split("test")
         if name.isdecimal():
             if int(name) >= len(split):
                 raise UsageError(f"there is no item {name} in the test split", f"items are 0 to {len(split) - 1}")
@@ -286,13 +286,14 @@ class Decoding:
                 return item
         raise UsageError(f"there is no item {name!r} in the test split", f"give a number from 0 to {len(split) - 1}")
 
-    def _split(self, name: str) -> Split:
+    def split(self, name: str) -> Split:
+        """A split of the subject's data. Raises `DataError` where it is empty."""
         split = self.subject.dataset.split(self.subject.root, name)
         if not len(split):
             raise DataError(f"decode: the split {name} is empty", "choose other data")
         return split
 
-    def _crops(self, split: Split, purpose: str, count: int) -> Iterator[Tensor]:
+    def crops(self, split: Split, purpose: str, count: int) -> Iterator[Tensor]:
         """Crops ``(1, 1, T)`` of so many items spread over the split, each drawn by a seed of its own."""
         count = min(count, len(split))
         chosen = [place * len(split) // count for place in range(count)]

@@ -1,0 +1,200 @@
+"""Whether the latent spaces of Variational Greedy InfoMax are near N(0, I), what that costs, and what it buys.
+
+    python benchmarks/vgim.py --out RUNS
+
+On `syllables`, at equal budget and for every seed: V-GIM with several KL weights, its control without Gaussians and KL
+(`gim-bn-syllables`) and Greedy InfoMax (`gim-syllables`). For each
+
+- how far the units of its last convolution are from N(0, 1) over the test split (draws, where they are Gaussians), and
+  how many are active (KL above 0.01 nat, on validation);
+- accuracy of linear probes for syllable and vowel there, and in the GRU;
+- how far decoded draws are from the data: the Fréchet distance of their log-mel frames (Heusel et al. 2017, with mel
+  bands in place of a network's features), of draws from N(0, I) and from the Gaussian fitted to the features.
+
+What was trained before is not trained again. Writes ``benchmarks/results/vgim.json`` and ``vgim.png``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from learn import finished, infomax
+from measure import markdown, write_result
+from torch import Tensor
+
+from infomax_cli.core.decode import DecodeOptions, Decoding
+from infomax_cli.core.reconstruction import log_mel
+from infomax_cli.core.subject import load_subject
+from infomax_cli.runs import Run
+
+WEIGHTS = (0.0005, 0.005, 0.05)
+LAST_CONVOLUTION = 4
+METHODS: Mapping[str, tuple[str, ...]] = {
+    "gim": ("gim-syllables",),
+    "gim-bn": ("gim-bn-syllables",),
+    **{f"vgim {weight:g}": ("vgim-syllables", f"loss.kl.weight={weight:g}") for weight in WEIGHTS},
+}
+
+
+_SOUNDS = ("prior", "fitted", "reconstructed", "train")
+
+
+class Silent:
+    def stage(self, what: str, total: int) -> None: ...
+
+    def advance(self) -> None: ...
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--decoder-steps", type=int, default=500)
+    parser.add_argument("--draws", type=int, default=128, help="decoded draws of 0.64 s, and test crops beside them")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--out", type=Path, default=Path("runs/vgim"))
+    given = parser.parse_args()
+    rows = []
+    for method in given.methods:
+        for seed in range(given.seeds):
+            print(f"{method}, seed {seed}", file=sys.stderr)
+            run = trained(METHODS[method], given.steps, seed, given.out / method.replace(" ", "-") / f"seed{seed}")
+            options = DecodeOptions(steps=given.decoder_steps, seed=seed)
+            rows.append({"method": method, "seed": seed, **measured(run, options, given.draws)})
+    result = {"steps": given.steps, "decoder_steps": given.decoder_steps, "draws": given.draws, "rows": rows}
+    path = write_result("vgim", result)
+    plot(rows, path.with_suffix(".png"))
+    print(table(rows))
+    print("written:", path, file=sys.stderr)
+
+
+def trained(words: Sequence[str], steps: int, seed: int, folder: Path) -> Run:
+    found = [run for run in sorted(folder.glob("*/")) if (run / "encoder.safetensors").exists() and finished(run)]
+    if found:
+        return Run(found[-1])
+    budget = (f"train.steps={steps}", f"train.seed={seed}")
+    return Run(Path(infomax("train", *words, *budget, "--runs", str(folder))["run"]))
+
+
+def measured(run: Run, options: DecodeOptions, draws: int) -> dict[str, Any]:
+    found = explained(run)
+    active, units = active_units(run)
+    return {
+        "mean": statistics.fmean(map(abs, found["mean"])),
+        "deviation": statistics.fmean(found["deviation"]),
+        "distance": statistics.median(found["distance"]),
+        "active": active,
+        "units": units,
+        "probes": {label: accuracies(run, label) for label in ("syllable", "vowel")},
+        **frechet(run, options, draws),
+    }
+
+
+def explained(run: Run) -> dict[str, Any]:
+    """What `infomax explain` says of the last convolution."""
+    found: dict[str, Any] = infomax("explain", str(run.path), "--depth", str(LAST_CONVOLUTION))["depths"][0]
+    return found
+
+
+def active_units(run: Run) -> tuple[float | None, int]:
+    """Of the block that ends in the last convolution, by the last validation; None without Gaussians."""
+    lines = [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
+    name = "validation/block2/kl/active"
+    last = next((line[name] for line in reversed(lines) if name in line), None)
+    return last, int(run.recipe().encoder.options["channels"])
+
+
+def accuracies(run: Run, label: str) -> dict[str, float]:
+    """By depth."""
+    found = infomax("probe", label, str(run.path))["labels"][label]
+    return {score["layer"]: score["accuracy"] for score in found["scores"]}
+
+
+@torch.no_grad()
+def frechet(run: Run, options: DecodeOptions, draws: int) -> dict[str, float]:
+    """Of decoded draws to test crops, and, for scale, of reconstructions and of training crops to them."""
+    decoding = Decoding(load_subject(run, torch.device("cpu")), [LAST_CONVOLUTION], options)
+    with torch.enable_grad():
+        decoding.load_or_train(run, Silent(), lambda step, losses: None)
+    decoder = decoding.decoders[LAST_CONVOLUTION]
+    crops = {
+        split: torch.cat(list(decoding.crops(decoding.split(split), "frechet", draws))) for split in ("train", "test")
+    }
+    made = decoder(decoding.source.maps(crops["test"])[0], decoding.length)
+    sounds = {
+        "train": crops["train"],
+        "reconstructed": made,
+        "prior": torch.stack(decoding.sample(LAST_CONVOLUTION, draws, "prior")).unsqueeze(1),
+        "fitted": torch.stack(decoding.sample(LAST_CONVOLUTION, draws, "fitted")).unsqueeze(1),
+    }
+    wanted = _frames(crops["test"], decoding.rate)
+    return {f"frechet_{name}": distance(_frames(x, decoding.rate), wanted) for name, x in sounds.items()}
+
+
+def _frames(x: Tensor, rate: int) -> Tensor:
+    """Log-mel frames ``(N, 80)`` in decibels."""
+    return log_mel(x, rate).transpose(1, 2).flatten(0, 1).double()
+
+
+def distance(one: Tensor, other: Tensor) -> float:
+    """The Fréchet distance of two Gaussians fitted to rows ``(N, D)``: its square root, in the rows' unit."""
+    means = (one.mean(0) - other.mean(0)).square().sum()
+    first, second = one.T.cov(), other.T.cov()
+    values, vectors = torch.linalg.eigh(first)
+    root = vectors * values.clamp_min(0).sqrt() @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ second @ root).clamp_min(0).sqrt().sum()
+    return float((means + first.trace() + second.trace() - 2 * cross).clamp_min(0).sqrt())
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    header = ["method", "|mean|", "deviation", "KS", "active", "syllable, conv", "syllable, GRU", "vowel, conv",
+              "draws N(0, I)", "draws fitted", "reconstructed", "train"]  # fmt: skip
+    lines = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == method]
+        active = "" if own[0]["active"] is None else f"{spread([row['active'] for row in own], 0)} of {own[0]['units']}"
+        probes = [("syllable", "4"), ("syllable", "5"), ("vowel", "4")]
+        lines.append([
+            method, *(spread([row[key] for row in own], 2) for key in ("mean", "deviation", "distance")), active,
+            *(spread([100 * row["probes"][label][depth] for row in own], 1) for label, depth in probes),
+            *(spread([row[f"frechet_{name}"] for row in own], 1) for name in _SOUNDS),
+        ])  # fmt: skip
+    return markdown(header, lines)
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{digits}f}{deviation}"
+
+
+def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Accuracy and distance from normal against the KL weight, and the controls as lines across."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    varied = [row for row in rows if row["method"].startswith("vgim")]
+    weights = [float(row["method"].split()[1]) for row in varied]
+    for axes, name, value in (
+        (left, "syllables of the GRU (%)", lambda row: 100 * row["probes"]["syllable"]["5"]),
+        (right, "distance from N(0, 1) (KS)", lambda row: row["distance"]),
+    ):
+        axes.plot(weights, [value(row) for row in varied], "o", color="#0072b2", label="V-GIM")
+        for method, color in (("gim-bn", "#d55e00"), ("gim", "#009e73")):
+            if own := [value(row) for row in rows if row["method"] == method]:
+                axes.axhline(statistics.fmean(own), color=color, linestyle="--", label=method)
+        axes.set(xscale="log", xlabel="KL weight", ylabel=name)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
