@@ -35,6 +35,9 @@ def probe(
         typer.Option(metavar="N[,N...]", help="Learn from N labelled items (frames) of a class; 1,2,4,all: a curve."),
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Draw them so many times; mean and deviation are told.")] = 1,
+    draws: Annotated[
+        int, typer.Option(metavar="N", help="Learn from N draws of an item's Gaussians too (variational encoders).")
+    ] = 0,
     baseline: Annotated[str | None, typer.Option(help="Any of random,mfcc,raw.")] = None,
     classifier: Annotated[str, typer.Option(help="linear, mlp or knn.")] = "linear",
     pool: Annotated[str | None, typer.Option(help="Items to one row: mean, last, or none.")] = None,
@@ -62,6 +65,7 @@ def probe(
         pool=None if pool is None else _one_of("--pool", pool, ("mean", "last", "none")),
         protocol=protocol,
         repeats=repeats,
+        draws=draws,
         baselines=tuple(_one_of("--baseline", part, _BASELINES) for part in (baseline or "").split(",") if part),
         seed=seed,
     )

@@ -98,4 +98,5 @@ def describe(result: ProbeResult) -> str:
     words += [] if result.protocol == "optimum" else [f"protocol {result.protocol}"]
     words += [] if result.aligned else [f"pool {result.pool}"]
     words += [f"{result.labels_per_class} labels a class"] if result.labels_per_class else []
+    words += [f"{result.draws} draws an item"] if result.draws else []
     return ", ".join(words)

@@ -6,7 +6,7 @@ No label touches the encoder: its features are computed first, without gradient,
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
@@ -27,7 +27,8 @@ from infomax_cli.wording import suggest
 @dataclass(frozen=True, kw_only=True)
 class ProbeOptions:
     """How to probe. `depth` and `pool` None leave them to the protocol. With `labels_per_class` only so many training
-    items of each class (frames, for aligned labels) are learnt from, drawn anew in each of `repeats`."""
+    items of each class (frames, for aligned labels) are learnt from, drawn anew in each of `repeats`. With `draws`, so
+    many draws from its Gaussians stand beside each training item: what V-GIM's variance is worth as augmentation."""
 
     depth: int | Literal["all", "last"] | None = None
     classifier: Classifier = "linear"
@@ -35,6 +36,7 @@ class ProbeOptions:
     protocol: str = "optimum"
     labels_per_class: int | None = None
     repeats: int = 1
+    draws: int = 0
     baselines: tuple[Baseline, ...] = ()
     seed: int = 0
 
@@ -101,6 +103,10 @@ class _Probing:
         self.notes: dict[str, list[str]] = {label: [] for label in labels}
         _check_labels(subject, labels)
         _check_options(options, counts)
+        if options.draws and (aligned := [label for label in labels if self._spec(label).aligned]):
+            raise UsageError(
+                f"--draws is for labels of whole items, and {aligned[0]} is aligned", "of syllables: data.unit=syllable"
+            )
         for label in labels:
             if options.pool is not None and self._spec(label).aligned:
                 self._note(label, f"--pool {options.pool} does nothing: features are pooled to the label's own grid")
@@ -182,9 +188,16 @@ class _Probing:
             labels,
             pool=self.pool,
             seed=self.options.seed,
+            drawn=[self._drawing()] * self.options.draws if name == "trained" else (),
             stage=lambda what, total: self.watcher.stage(f"{name}: {what}", total),
             advance=self.watcher.advance,
         )
+
+    def _drawing(self) -> Source:
+        """The trained encoder, drawing from its Gaussians."""
+        subject = self.subject
+        sampling = replace(subject.recipe.sampling, eval="sample")
+        return FrozenEncoder(subject.encoder, sampling, subject.device, self.depths)
 
     def _problems(self, name: str, label: str, rows: SourceRows) -> list[Problem]:
         """One for each layer that the label can be read from."""
@@ -298,6 +311,7 @@ class _Probing:
             pool="label grid" if spec.aligned else self.pool,
             labels_per_class=count,
             repeats=1 if count is None else options.repeats,
+            draws=options.draws,
             seed=options.seed,
             chance=chance,
             depths=tuple(self.depths),
@@ -352,6 +366,10 @@ def _check_options(options: ProbeOptions, counts: Sequence[int | None]) -> None:
         )
     if few and not optimum:
         raise UsageError(f"--protocol {options.protocol} uses all labels", "leave out --labels-per-class")
+    if options.draws < 0:
+        raise UsageError(f"--draws {options.draws}: must be at least 0")
+    if options.draws and not optimum:
+        raise UsageError(f"--protocol {options.protocol} takes items as they are", "leave out --draws")
     if options.repeats > 1 and not few:
         raise UsageError("--repeats draws the few labels anew", "give --labels-per-class with it")
 

@@ -47,7 +47,8 @@ class Score:
 @dataclass(frozen=True, kw_only=True)
 class ProbeResult:
     """One label, read from every layer. `chance` is the accuracy of always naming the commonest training class, `step`
-    that of the older checkpoint that was probed, None for the newest; `trained_steps` is how long it was trained."""
+    that of the older checkpoint that was probed, None for the newest; `trained_steps` is how long it was trained, and
+    `draws` how many from its Gaussians stood beside each training item."""
 
     label: str
     aligned: bool
@@ -67,6 +68,7 @@ class ProbeResult:
     notes: tuple[str, ...]
     step: int | None = None
     trained_steps: int | None = None
+    draws: int = 0
 
     def of(self, source: str) -> tuple[Score, ...]:
         """The scores of ``trained``, ``random``, ``mfcc`` or ``raw``, by depth."""
@@ -90,6 +92,7 @@ class ProbeResult:
         parts = [self.label, self.classifier, *([] if self.aligned else [self.pool])]
         parts += [self.protocol] if self.protocol != "optimum" else []
         parts += [f"n{self.labels_per_class}"] if self.labels_per_class else []
+        parts += [f"draws{self.draws}"] if self.draws else []
         parts += [] if self.all_depths else [f"depth{depth}" for depth in self.depths]
         parts += [f"seed{self.seed}"] if self.seed else []
         return re.sub(r"[^\w.-]+", "_", "-".join(parts))

@@ -10,7 +10,7 @@ import torch
 from infomax_cli.core.api import DataError, LabelSpec, Split, derive_seed
 from infomax_cli.core.features import Extracted, Layer, Pool, Source, extract
 from infomax_cli.core.protocols import Protocol
-from infomax_cli.core.rows import Rows, distinct
+from infomax_cli.core.rows import Rows, distinct, together
 from infomax_cli.core.seeds import torch_generator
 from infomax_cli.core.subject import Subject
 
@@ -75,6 +75,7 @@ class SourceRows:
         *,
         pool: Pool,
         seed: int,
+        drawn: Sequence[Source] = (),
         stage: Callable[[str, int], None],
         advance: Callable[[], None],
     ) -> None:
@@ -85,6 +86,13 @@ class SourceRows:
         for name in dict.fromkeys(name for label in labels for name in splits.pair(label)):
             if own := [label for label in labels if name in splits.pair(label) and not self.has_crops(label)]:
                 self.whole[name] = self._extract(name, own)
+        # what sources that draw from Gaussians make of the training items, to be learnt from beside the rest
+        self.drawn = [
+            self._extract(name, own, source=source, seed=derive_seed(seed, "draw", number))
+            for number, source in enumerate(drawn)
+            for name in dict.fromkeys(splits.pair(label)[0] for label in labels)
+            for own in [[label for label in labels if splits.pair(label)[0] == name]]
+        ]
 
     def has_crops(self, label: str) -> bool:
         return self.protocol.crops and not self.specs[label].aligned
@@ -99,8 +107,13 @@ class SourceRows:
         elif share is not None:
             pairs = [self._within(rows, share) for rows in self.whole[test].rows[label]]
         else:
-            pairs = list(zip(self.whole[train].rows[label], self.whole[test].rows[label], strict=True))
+            pairs = list(zip(self._learnt(label, train), self.whole[test].rows[label], strict=True))
         return [Problem(layer, *pair) for layer, pair in zip(self.source.layers, pairs, strict=True)]
+
+    def _learnt(self, label: str, train: str) -> tuple[Rows, ...]:
+        """For each layer what there is to learn from."""
+        parts = [self.whole[train].rows[label], *(found.rows[label] for found in self.drawn if label in found.rows)]
+        return parts[0] if len(parts) == 1 else tuple(together(layers) for layers in zip(*parts, strict=True))
 
     def crops(self, label: str, epoch: int) -> tuple[Rows, ...]:
         """A row of each training item's random crop, which the epoch draws."""
@@ -117,17 +130,23 @@ class SourceRows:
         return rows.where(learnt), rows.where(~learnt)
 
     def _extract(
-        self, name: str, labels: Sequence[str], item_seed: Callable[[int], int | None] = lambda index: None
+        self,
+        name: str,
+        labels: Sequence[str],
+        item_seed: Callable[[int], int | None] = lambda index: None,
+        *,
+        source: Source | None = None,
+        seed: int | None = None,
     ) -> Extracted:
         split = self.splits.opened[name]
         self.stage(f"encoding {name}", len(split))
         found = extract(
-            self.source,
+            source or self.source,
             split,
             {label: self.specs[label] for label in labels},
             pool=self.pool,
             item_seed=item_seed,
-            seed=self.seed,
+            seed=self.seed if seed is None else seed,
             advance=self.advance,
         )
         for label in labels:

@@ -74,6 +74,15 @@ class Rows:
             yield places[mixed], self.take(places)[mixed]
 
 
+def together(parts: Sequence[Rows]) -> Rows:
+    """The rows of several small sets, one after the other, in memory; an item keeps its number in all of them."""
+    return Rows(
+        torch.cat([part.features for part in parts]),
+        torch.cat([part.labels for part in parts]),
+        torch.cat([part.items for part in parts]),
+    )
+
+
 def distinct(values: Tensor) -> tuple[Tensor, Tensor]:
     """The distinct ones of small whole numbers ``(N,)``, in order, and the place of each value among them ``(N,)``.
 

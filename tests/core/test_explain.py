@@ -13,7 +13,9 @@ from sklearn.metrics import mutual_info_score
 import tiny
 from infomax_cli.core.decode import DecodeOptions, Decoding
 from infomax_cli.core.explain import carrying, contribution, explain, hoyer, information, normal_distance
+from infomax_cli.core.probe import ProbeOptions, probe
 from infomax_cli.core.subject import Subject, load_subject
+from infomax_cli.errors import UsageError
 from infomax_cli.runs import Run
 
 
@@ -95,3 +97,16 @@ def test_with_all_dimensions_replaced_no_error_is_left(subject: Subject, run: Ru
     assert list(left) == [2, 4, 6]
     assert left[6] == pytest.approx(0, abs=1e-9)
     assert left[2] > 0
+
+
+def test_draws_of_gaussians_stand_beside_the_items_that_are_learnt_from(subject: Subject) -> None:
+    plain, drawn, again = (
+        probe(subject, ["speaker"], ProbeOptions(depth=4, labels_per_class=3, repeats=2, draws=draws))["speaker"]
+        for draws in (0, 2, 2)
+    )
+    assert (plain.scores[0].train_rows, drawn.scores[0].train_rows) == (9, 27)
+    assert plain.scores[0].test_rows == drawn.scores[0].test_rows
+    assert drawn.scores == again.scores
+    assert drawn.stem != plain.stem
+    with pytest.raises(UsageError, match="vowel is aligned"):
+        probe(subject, ["vowel"], ProbeOptions(draws=2))
