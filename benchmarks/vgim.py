@@ -32,6 +32,7 @@ from torch import Tensor
 from infomax_cli.core.decode import DecodeOptions, Decoding
 from infomax_cli.core.reconstruction import log_mel
 from infomax_cli.core.subject import load_subject
+from infomax_cli.core.watcher import Nobody
 from infomax_cli.runs import Run
 
 WEIGHTS = (0.0005, 0.005, 0.05)
@@ -44,12 +45,6 @@ METHODS: Mapping[str, tuple[str, ...]] = {
 
 
 _SOUNDS = ("prior", "fitted", "reconstructed", "train")
-
-
-class Silent:
-    def stage(self, what: str, total: int) -> None: ...
-
-    def advance(self) -> None: ...
 
 
 def main() -> None:
@@ -122,7 +117,7 @@ def frechet(run: Run, options: DecodeOptions, draws: int) -> dict[str, float]:
     """Of decoded draws to test crops, and, for scale, of reconstructions and of training crops to them."""
     decoding = Decoding(load_subject(run, torch.device("cpu")), [LAST_CONVOLUTION], options)
     with torch.enable_grad():
-        decoding.load_or_train(run, Silent(), lambda step, losses: None)
+        decoding.load_or_train(run, Nobody(), lambda step, losses: None)
     decoder = decoding.decoders[LAST_CONVOLUTION]
     crops = {
         split: torch.cat(list(decoding.crops(decoding.split(split), "frechet", draws))) for split in ("train", "test")

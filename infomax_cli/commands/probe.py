@@ -16,8 +16,8 @@ from infomax_cli.wording import suggest
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from infomax_cli.core.probe import Watcher
     from infomax_cli.core.probe_result import ProbeResult, Score
+    from infomax_cli.core.watcher import Watcher
     from infomax_cli.runs import Run
 
 _BASELINES = ("random", "mfcc", "raw")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from infomax_cli.core.features import FrozenEncoder
 from infomax_cli.core.reconstruction import cepstral_distortion, make_loss, mel_error
 from infomax_cli.core.subject import Subject
 from infomax_cli.core.views import EpochBatches
+from infomax_cli.core.watcher import Watcher
 from infomax_cli.errors import CorruptItem
 from infomax_cli.runs import Run
 
@@ -27,14 +28,6 @@ Draws = Literal["prior", "fitted"]
 _FITTED = 128  # training crops over which the units of a depth are standardised
 _BEFORE = 8  # test crops on which decoders are judged before training
 _LOG_EVERY = 50
-
-
-class Watcher(Protocol):
-    """Hears how far it is."""
-
-    def stage(self, what: str, total: int) -> None: ...
-
-    def advance(self) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)

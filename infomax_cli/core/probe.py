@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from infomax_cli.core.probe_rows import Problem, SourceRows, Splits, few
 from infomax_cli.core.protocols import AdamTraining, find_protocol, fit_adam, fit_sklearn
 from infomax_cli.core.rows import Rows, distinct
 from infomax_cli.core.subject import Subject, untrained
+from infomax_cli.core.watcher import Nobody, Watcher
 from infomax_cli.wording import suggest
 
 
@@ -39,20 +40,6 @@ class ProbeOptions:
     draws: int = 0
     baselines: tuple[Baseline, ...] = ()
     seed: int = 0
-
-
-class Watcher(Protocol):
-    """Who is told how far a probe has come: `stage` begins something of `total` parts."""
-
-    def stage(self, what: str, total: int) -> None: ...
-
-    def advance(self) -> None: ...
-
-
-class _Nobody:
-    def stage(self, what: str, total: int) -> None: ...
-
-    def advance(self) -> None: ...
 
 
 def probe(
@@ -77,7 +64,7 @@ def probe_few(
 ) -> dict[str, tuple[ProbeResult, ...]]:
     """As `probe`, for each of several numbers of labels a class (None: all of them), on the same features; the few are
     among the more."""
-    return _Probing(subject, tuple(dict.fromkeys(labels)), tuple(counts), options, watcher or _Nobody()).run()
+    return _Probing(subject, tuple(dict.fromkeys(labels)), tuple(counts), options, watcher or Nobody()).run()
 
 
 def parse_labels(text: str, known: Sequence[str]) -> tuple[str, ...]:

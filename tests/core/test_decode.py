@@ -13,16 +13,11 @@ from infomax_cli.core.blocks import module_of
 from infomax_cli.core.decode import DecodeOptions, Decoding
 from infomax_cli.core.decoders import decoder_file
 from infomax_cli.core.subject import Subject, load_subject
+from infomax_cli.core.watcher import Nobody
 from infomax_cli.errors import UsageError
 from infomax_cli.runs import Run
 
 OPTIONS = DecodeOptions(steps=6, batch=4, width=8, loss="mse")
-
-
-class Silent:
-    def stage(self, what: str, total: int) -> None: ...
-
-    def advance(self) -> None: ...
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +36,7 @@ def subject(run: Run, shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Su
 
 def trained(subject: Subject, run: Run, depths: list[int], options: DecodeOptions = OPTIONS) -> Decoding:
     decoding = Decoding(subject, depths, options)
-    decoding.load_or_train(run, Silent(), lambda step, losses: None)
+    decoding.load_or_train(run, Nobody(), lambda step, losses: None)
     return decoding
 
 
@@ -49,8 +44,8 @@ def test_error_falls_with_training_and_the_encoder_stays(subject: Subject, run: 
     before = {name: tensor.clone() for name, tensor in module_of(subject.encoder).state_dict().items()}
     told: list[tuple[int, str]] = []
     decoding = Decoding(subject, [0, 4], dataclasses.replace(OPTIONS, steps=60, lr=3e-3))
-    assert decoding.load_or_train(run, Silent(), lambda step, losses: told.append((step, *losses))) == [0, 4]
-    for judged in decoding.judge(16, Silent()):
+    assert decoding.load_or_train(run, Nobody(), lambda step, losses: told.append((step, *losses))) == [0, 4]
+    for judged in decoding.judge(16, Nobody()):
         assert judged.loss < 0.9 * judged.untrained_loss
         assert judged.mel_error > 0
         assert judged.cepstral_distortion > 0
@@ -61,14 +56,14 @@ def test_error_falls_with_training_and_the_encoder_stays(subject: Subject, run: 
 def test_a_decoder_is_kept_until_something_else_is_asked_for(subject: Subject, run: Run) -> None:
     first = trained(subject, run, [1])
     again = Decoding(subject, [1], OPTIONS)
-    assert again.load_or_train(run, Silent(), lambda step, losses: None) == []
+    assert again.load_or_train(run, Nobody(), lambda step, losses: None) == []
     torch.testing.assert_close(again.decoders[1].state_dict(), first.decoders[1].state_dict(), rtol=0, atol=0)
     other = Decoding(subject, [1], dataclasses.replace(OPTIONS, loss="mse+stft"))
-    assert other.load_or_train(run, Silent(), lambda step, losses: None) == [1]
+    assert other.load_or_train(run, Nobody(), lambda step, losses: None) == [1]
 
 
 def test_an_interruption_costs_no_decoder_that_was_trained(subject: Subject, run: Run) -> None:
-    class Impatient(Silent):
+    class Impatient(Nobody):
         def stage(self, what: str, total: int) -> None:
             if what.endswith("depth 1"):
                 raise KeyboardInterrupt
@@ -76,7 +71,7 @@ def test_an_interruption_costs_no_decoder_that_was_trained(subject: Subject, run
     options = dataclasses.replace(OPTIONS, seed=3)
     with pytest.raises(KeyboardInterrupt):
         Decoding(subject, [0, 1], options).load_or_train(run, Impatient(), lambda step, losses: None)
-    assert Decoding(subject, [0, 1], options).load_or_train(run, Silent(), lambda step, losses: None) == [1]
+    assert Decoding(subject, [0, 1], options).load_or_train(run, Nobody(), lambda step, losses: None) == [1]
 
 
 def test_the_same_seed_makes_the_same_decoder_whatever_other_depths_there_are(subject: Subject, run: Run) -> None:

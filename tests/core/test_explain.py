@@ -15,6 +15,7 @@ from infomax_cli.core.decode import DecodeOptions, Decoding
 from infomax_cli.core.explain import carrying, contribution, explain, hoyer, information, normal_distance
 from infomax_cli.core.probe import ProbeOptions, probe
 from infomax_cli.core.subject import Subject, load_subject
+from infomax_cli.core.watcher import Nobody
 from infomax_cli.errors import UsageError
 from infomax_cli.runs import Run
 
@@ -87,12 +88,7 @@ def test_draws_vary_more_than_means(subject: Subject) -> None:
 def test_with_all_dimensions_replaced_no_error_is_left(subject: Subject, run: Run) -> None:
     decoding = Decoding(subject, [4], DecodeOptions(steps=2, batch=2, width=4, loss="mse"))
 
-    class Silent:
-        def stage(self, what: str, total: int) -> None: ...
-
-        def advance(self) -> None: ...
-
-    decoding.load_or_train(run, Silent(), lambda step, losses: None)
+    decoding.load_or_train(run, Nobody(), lambda step, losses: None)
     left = contribution(decoding, 4, items=3)
     assert list(left) == [2, 4, 6]
     assert left[6] == pytest.approx(0, abs=1e-9)
