@@ -350,3 +350,18 @@ def test_a_missing_library_is_not_installed_and_one_that_raises_says_what(
     assert library_facts("not_there_at_all", "not-there")["problem"] == "not installed"
     problem = library_facts("raises_on_import", "not-there")["problem"]
     assert problem == "ModuleNotFoundError: No module named 'not_there_at_all'"
+
+
+def test_an_interruption_while_it_is_being_imported_is_quiet() -> None:
+    """As `site-packages` and torch are read, Ctrl-C may come at any line of anybody's."""
+    code = (
+        "import sys, importlib.abc\n"
+        "class Impatient(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'typer': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Impatient())\n"
+        "from infomax_cli.__main__ import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
