@@ -94,7 +94,9 @@ def measured(run: Run, options: DecodeOptions, draws: int) -> dict[str, Any]:
 
 def explained(run: Run) -> dict[str, Any]:
     """What `infomax explain` says of the last convolution."""
-    found: dict[str, Any] = infomax("explain", str(run.path), "--depth", str(LAST_CONVOLUTION))["depths"][0]
+    found: dict[str, Any] = infomax("explain", str(run.path), "--label", "vowel", "--depth", str(LAST_CONVOLUTION))[
+        "depths"
+    ][0]
     return found
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
 import soundfile
 
 import tiny
-from conftest import Infomax
+from conftest import Forked, Infomax
 from infomax_cli.runs import Run
 
 QUICK = ("--steps", "3", "--batch", "2", "--width", "4", "--loss", "mse", "--judged-on", "4", "--items", "2")
@@ -51,8 +53,8 @@ def test_the_page_needs_no_other_file(infomax: Infomax, trained: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "folder", "sounds"),
     [
-        (("--sample", "3"), "samples-prior", 3),
-        (("--sample", "2", "--draws", "fitted"), "samples-fitted", 2),
+        (("--sample", "3"), "samples-prior-depth4", 3),
+        (("--sample", "2", "--draws", "fitted"), "samples-fitted-depth4", 2),
         (("--interpolate", "0", "2", "--points", "4"), "interpolation-*", 4),
         (("--traverse", "1", "--points", "3", "--item", "1"), "traversal-1-*", 3),
     ],
@@ -77,6 +79,8 @@ def test_latents_are_drawn_walked_between_and_swept(
         (["--interpolate", "1", "1"], "--interpolate 1 1: there is nothing between an item and itself", ""),
         (["--interpolate", "0", "x"], "there is no item 'x' in the test split", "a number from 0"),
         (["--sample", "1", "--traverse", "1"], "--sample and --traverse: one at a time", ""),
+        (["--draws", "fitted"], "--draws fitted is for --sample", "--sample 8"),
+        (["--item", "1"], "--item 1 is for --traverse", "--traverse 0"),
         (["--sample", "1", "--draws", "normal"], "--draws normal: not known", "prior or fitted"),
         (["--depth", "0", "--traverse", "6"], "--traverse 6: depth 0 has dimensions 0 to 5", ""),
         (["train.lr=1"], "train.lr=1: the encoder is that of", "data.path="),
@@ -89,6 +93,44 @@ def test_what_is_asked_wrongly_is_one_line(
     assert (done.code, done.out) == (2, "")
     assert f"error: {message}" in done.err
     assert not hint or any(line.startswith("hint: ") and hint in line for line in done.err.splitlines())
+
+
+def test_a_second_call_leaves_nothing_of_the_first_and_other_depths_stay(infomax: Infomax, trained: Run) -> None:
+    for count, depth in (("5", "3"), ("2", "3"), ("1", "2")):
+        assert infomax("decode", str(trained.path), *QUICK, "--sample", count, "--depth", depth).code == 0
+    sounds = {folder: len(list((trained.path / "decode" / folder).glob("*.wav")))
+              for folder in ("samples-prior-depth3", "samples-prior-depth2")}  # fmt: skip
+    assert sounds == {"samples-prior-depth3": 2, "samples-prior-depth2": 1}
+
+
+def test_ctrl_c_says_which_decoders_are_kept(forked: Forked, trained: Run) -> None:
+    halt = (
+        "from infomax_cli.core.decode import Decoding\n"
+        "train = Decoding._train\n"
+        "def slow(self, depth, *rest):\n"
+        "    import pathlib, time\n"
+        "    if depth == 2:\n"
+        "        pathlib.Path('training').touch()\n"
+        "        time.sleep(60)\n"
+        "    train(self, depth, *rest)\n"
+        "Decoding._train = slow\n"
+    )
+    child = forked("decode", str(trained.path), *QUICK, "--seed", "5", before=halt)
+    child.wait_for("training")
+    child.signal(signal.SIGINT)
+    done = child.wait()
+    assert done.code == 130
+    assert f"stopped: decoders of depth 0, 1 are kept in {trained.path / 'decode'}" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_run_that_cannot_be_written_is_told_before_anything_is_trained(
+    infomax: Infomax, trained: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    done = infomax("decode", str(trained.path), *QUICK, "--seed", "9")
+    assert done.code == 1
+    assert f"error: cannot write in {trained.path / 'decode'}: Permission denied" in done.err
 
 
 def test_items_shorter_than_the_encoder_sees_are_told(infomax: Infomax, here: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 import tiny
 from conftest import Infomax
@@ -33,27 +35,37 @@ def test_a_table_a_picture_a_depth_and_a_page(infomax: Infomax, trained: Run) ->
 
 
 def test_json_alone_is_on_stdout(infomax: Infomax, trained: Run) -> None:
-    done = infomax("explain", str(trained.path), "--depth", "4", "--json")
+    done = infomax("explain", str(trained.path), "--label", "vowel", "--depth", "4", "--json")
     assert json.loads(done.out)["label"] == "vowel"
 
 
-def test_how_few_dimensions_carry_a_sound(infomax: Infomax, trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from infomax_cli.core import decode
-
-    quick = decode.DecodeOptions(steps=2, batch=2, width=4)
-    monkeypatch.setattr(decode, "DecodeOptions", lambda **given: quick)
-    done = infomax("explain", str(trained.path), "--depth", "4", "--contribution")
+def test_how_few_dimensions_carry_a_sound(infomax: Infomax, trained: Run) -> None:
+    words = ("--label", "vowel", "--depth", "4", "--contribution", "--steps", "2", "--width", "4")
+    done = infomax("explain", str(trained.path), *words)
     assert done.code == 0, done.err
-    assert "depth 4: error left with so many dimensions replaced: 2: " in done.out
-    assert (trained.path / "explain" / "contribution.png").exists()
+    assert "depth 4: share of the error left by dimensions replaced: 2: " in done.out
+    assert (trained.path / "explain" / "contribution-depth4.png").exists()
+
+
+def test_the_only_label_need_not_be_named(infomax: Infomax, here: Path) -> None:
+    for number in range(12):
+        path = here / "sounds" / ("high", "low")[number % 2] / f"{number}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, 0.1 * np.random.default_rng(number).standard_normal(4000), 16000)
+    data = f"data: {{name: folder, path: {here / 'sounds'}, label_from: parent, crop: 1600, validation_fraction: 0.0}}"
+    assert infomax("train", str(tiny.write_recipe(here, data)), "train.steps=1").code == 0
+    done = infomax("explain", "--depth", "4")
+    assert done.code == 0, done.err
+    assert "what dimensions tell about class" in done.out
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--depth", "0"], "which label?"),
         (["--label", "vowl"], "the data (syllables) has no label 'vowl'"),
-        (["--depth", "top"], "--depth top: not a depth"),
-        (["--depth", "7"], "--depth 7: the encoder has depths 0 to 5"),
+        (["--label", "vowel", "--depth", "top"], "--depth top: not a depth"),
+        (["--label", "vowel", "--depth", "7"], "--depth 7: the encoder has depths 0 to 5"),
     ],
 )
 def test_what_is_asked_wrongly_is_one_line(infomax: Infomax, trained: Run, words: list[str], message: str) -> None:

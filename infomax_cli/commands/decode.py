@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from infomax_cli.commands.asking import depths_of, find_run_and_changes
-from infomax_cli.errors import UsageError
+from infomax_cli.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
     from infomax_cli.core.decode import Decoding, Judged
@@ -26,15 +26,16 @@ def decode(
         int | None, typer.Option(min=1, metavar="N", help="Decode N draws of latents, frame by frame.")
     ] = None,
     draws: Annotated[
-        str, typer.Option(help="Draw from: prior, N(0, I), or fitted, the Gaussian of its units.")
-    ] = "prior",
+        str | None,
+        typer.Option(help="Whence --sample draws: prior, N(0, I), by default; or fitted, the units' Gaussian."),
+    ] = None,
     interpolate: Annotated[
         tuple[str, str] | None, typer.Option(metavar="A B", help="Walk between two test items, by number or id.")
     ] = None,
     traverse: Annotated[
         int | None, typer.Option(min=0, metavar="DIM", help="Sweep one dimension of an item's latents.")
     ] = None,
-    item: Annotated[str, typer.Option(help="The test item that --traverse starts from.")] = "0",
+    item: Annotated[str | None, typer.Option(help="The test item that --traverse starts from; else the first.")] = None,
     items: Annotated[int, typer.Option(min=1, help="Test items to reconstruct and hear.")] = 4,
     judged_on: Annotated[
         int, typer.Option("--judged-on", min=1, help="Test crops over which errors are measured.")
@@ -63,15 +64,19 @@ def decode(
     from infomax_cli.core.device import choose_device
     from infomax_cli.core.subject import load_subject
 
-    if draws not in ("prior", "fitted"):
+    if draws not in (None, "prior", "fitted"):
         raise UsageError(f"--draws {draws}: not known", "prior or fitted")
+    if draws is not None and sample is None:
+        raise UsageError(f"--draws {draws} is for --sample", "say how many: --sample 8")
+    if item is not None and traverse is None:
+        raise UsageError(f"--item {item} is for --traverse", "which dimension? --traverse 0 (--items N reconstructs N)")
     asked = [
         name
         for name, given in (("sample", sample), ("interpolate", interpolate), ("traverse", traverse))
         if given is not None
     ]
     if len(asked) > 1:
-        raise UsageError(f"--{' and --'.join(asked)}: one at a time")
+        raise UsageError(f"--{' and --'.join(asked)}: one at a time", "the decoders are kept: ask again for the other")
     if interpolate is not None and interpolate[0] == interpolate[1]:
         raise UsageError(
             f"--interpolate {interpolate[0]} {interpolate[1]}: there is nothing between an item and itself"
@@ -81,10 +86,10 @@ def decode(
     depths = depths_of(depth, len(subject.encoder.stages))
     options = DecodeOptions(loss=loss, steps=steps, batch=batch, lr=lr, width=width, seed=seed)
     decoding = Decoding(subject, depths, options)
-    chosen = [decoding.item(name) for name in (interpolate or ((item,) if traverse is not None else ()))]
+    chosen = [decoding.item(name) for name in (interpolate or ((item or "0",) if traverse is not None else ()))]
     have_decoders(found, decoding)
     if sample is not None:
-        _sample(found, decoding, sample, draws, as_json=as_json)  # type: ignore[arg-type]  # checked above
+        _sample(found, decoding, sample, "fitted" if draws == "fitted" else "prior", as_json=as_json)
     elif interpolate is not None:
         _interpolate(found, decoding, chosen, points, as_json=as_json)
     elif traverse is not None:
@@ -94,28 +99,32 @@ def decode(
 
 
 def have_decoders(run: Run, decoding: Decoding) -> None:
-    """Train those that are missing; TensorBoard sees how."""
-    from torch.utils.tensorboard.writer import SummaryWriter
+    """Train those that are missing; TensorBoard sees how. An interruption says what it leaves."""
+    import contextlib
+    import functools
 
     from infomax_cli.console import messages
+    from infomax_cli.core.logbook import open_board
     from infomax_cli.progress import StageDisplay
 
     console = messages()
     console.print(f"decoding {run.path}", soft_wrap=True, markup=False)
-    board: list[SummaryWriter] = []
-
-    def log(step: int, losses: dict[str, float]) -> None:
-        if not board:
-            board.append(SummaryWriter(str(run.path)))
-        for name, value in losses.items():
-            board[0].add_scalar(name, value, step)
 
     try:
-        with StageDisplay(console) as display:
+        with contextlib.ExitStack() as stack:
+            board = functools.cache(lambda: stack.enter_context(open_board(run)))  # where there is a step to log
+
+            def log(step: int, losses: dict[str, float]) -> None:
+                for name, value in losses.items():
+                    board().add_scalar(name, value, step)
+
+            display = stack.enter_context(StageDisplay(console))
             trained = decoding.load_or_train(run, display, log)
-    finally:
-        for writer in board:
-            writer.close()
+    except KeyboardInterrupt as stop:
+        whole = ", ".join(map(str, decoding.kept)) or "none"
+        raise Interrupted(
+            f"decoders of depth {whole} are kept in {run.path / 'decode'}", "the same command goes on with the rest"
+        ) from stop
     if trained:
         named = ", ".join(map(str, trained))
         console.print(f"decoders of depth {named} are kept in {run.path / 'decode'}", soft_wrap=True, markup=False)
@@ -137,7 +146,7 @@ def _reconstruct(run: Run, decoding: Decoding, count: int, judged_on: int, *, as
         sounds = [Sound("original", f"original-{number}", original)]
         sounds += [Sound(f"depth {depth}", f"depth{depth}-{number}", sound) for depth, sound in made.items()]
         rows.append(Row(item.id, sounds))
-    folder = run.path / "decode" / "reconstructions"
+    folder = _folder(run, decoding, "reconstructions")
     table = [row.to_dict() for row in judged]
     write_text(folder / "errors.json", json.dumps({"run": run.name, "depths": table}, indent=2) + "\n")
     if not as_json:
@@ -163,7 +172,7 @@ def _sample(run: Run, decoding: Decoding, count: int, draws: Literal["prior", "f
         named = [Sound(f"draw {number}", f"depth{depth}-{number}", sound) for number, sound in enumerate(sounds)]
         rows.append(Row(f"depth {depth}", named))
     origin = "N(0, I)" if draws == "prior" else "the Gaussian of its features"
-    folder = run.path / "decode" / f"samples-{draws}"
+    folder = _folder(run, decoding, f"samples-{draws}")
     _write(run, decoding, folder, "samples", f"{run.name}: draws from {origin}", rows, {}, as_json=as_json)
 
 
@@ -178,7 +187,7 @@ def _interpolate(run: Run, decoding: Decoding, ends: Sequence[Any], points: int,
             Sound(f"{place / (points - 1):.0%}", f"depth{depth}-{place}", sound) for place, sound in enumerate(sounds)
         ]
         rows.append(Row(f"depth {depth}", named))
-    folder = run.path / "decode" / f"interpolation-{_file(first.id)}-{_file(second.id)}"
+    folder = _folder(run, decoding, f"interpolation-{first.id}-{second.id}")
     title = f"{run.name}: from {first.id} to {second.id}"
     _write(run, decoding, folder, "interpolation", title, rows, {}, as_json=as_json)
 
@@ -194,15 +203,21 @@ def _traverse(run: Run, decoding: Decoding, item: Any, unit: int, points: int, *
             for place, (value, sound) in enumerate(zip(values, sounds, strict=True))
         ]
         rows.append(Row(f"depth {depth}", named))
-    folder = run.path / "decode" / f"traversal-{unit}-{_file(item.id)}"
+    folder = _folder(run, decoding, f"traversal-{unit}-{item.id}")
     title = f"{run.name}: dimension {unit} of {item.id}"
     _write(run, decoding, folder, "traversal", title, rows, {}, as_json=as_json)
 
 
-def _file(identity: str) -> str:
+def _folder(run: Run, decoding: Decoding, name: str) -> Path:
+    """Of some depths only, beside that of all. What an earlier call left there is taken away."""
     import re
+    import shutil
 
-    return re.sub(r"[^\w.-]+", "_", identity)
+    depths = "".join(f"-depth{depth}" for depth in decoding.depths)
+    whole = len(decoding.depths) == len(decoding.subject.encoder.stages)
+    folder = run.path / "decode" / re.sub(r"[^\w.-]+", "_", name + ("" if whole else depths))
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
 
 
 def _write(
@@ -210,14 +225,13 @@ def _write(
     *, as_json: bool,
 ) -> None:  # fmt: skip
     """Sounds, picture and page; the same in TensorBoard."""
-    from torch.utils.tensorboard.writer import SummaryWriter
-
     from infomax_cli.console import messages, print_json
     from infomax_cli.core.listening import write_listening
+    from infomax_cli.core.logbook import open_board
     from infomax_cli.core.pictures import spectrogram_image
 
     picture, page = write_listening(folder, stem, title, rows, decoding.rate)
-    with SummaryWriter(str(run.path)) as board:
+    with open_board(run) as board:
         for row in rows:
             for sound in row.sounds:
                 tag = f"decode/{folder.name}/{sound.name}"

@@ -17,17 +17,16 @@ if TYPE_CHECKING:
     from infomax_cli.core.subject import Subject
     from infomax_cli.runs import Run
 
-_HEADER = (
-    "depth",
-    "dims",
-    "most nats",
-    "mean nats",
-    "of",
-    "sparsity",
-    "90 % in",
-    "|mean|",
-    "deviation",
-    "KS to N(0,1)",
+_HEADER = ("depth", "dims", "best nats", "mean nats", "entropy", "sparsity", "90 % in", "|mean|", "deviation", "KS")
+_LEGEND = (
+    "best, mean nats: mutual information of the best dimension, and of the mean one, with the label, whose entropy is "
+    "the most there is; sparsity: of the linear probe's weights, from 0 (all alike) to 1 (one dimension); 90 % in: so "
+    "many dimensions hold that share of its weight; |mean|, deviation: averages over dimensions, 0 and 1 for N(0, 1); "
+    "KS: the median dimension's distance from N(0, 1), from 0 to 1"
+)
+_CONTRIBUTION = (
+    "0: the sound has become the other item's; 1: as far from it as with nothing replaced; above 1: farther, as mixed "
+    "latents may sound like neither"
 )
 
 
@@ -36,13 +35,17 @@ def explain(
     changes: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to its data, such as data.path=/new/place.")
     ] = None,
-    label: Annotated[str, typer.Option(help="The label that dimensions may tell something about.")] = "vowel",
+    label: Annotated[
+        str | None, typer.Option(help="The label that dimensions may tell something about; may be left out of one.")
+    ] = None,
     depth: Annotated[str, typer.Option(help="all, last, or a number.")] = "all",
     means: Annotated[bool, typer.Option("--means", help="Look at the means of Gaussians, not at draws.")] = False,
     contribution: Annotated[
         bool,
         typer.Option("--contribution", help="Also: how few dimensions carry a sound (trains decoders, see decode)."),
     ] = False,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of a decoder, for --contribution.")] = 500,
+    width: Annotated[int, typer.Option(min=1, help="Channels of a decoder, for --contribution.")] = 128,
     seed: Annotated[int, typer.Option(help="Draws rows and samples.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     root: Annotated[Path | None, typer.Option(help="Where the data lies, if not where the run found it.")] = None,
@@ -63,12 +66,12 @@ def explain(
 
     found, changes = find_run_and_changes(run, changes, runs)
     subject = load_subject(found, choose_device(device), root, changes=changes)
-    _check_label(subject, label)
+    label = _chosen(subject, label)
     depths = depths_of(depth, len(subject.encoder.stages))
     messages().print(f"explaining {found.path}", soft_wrap=True, markup=False)
     scores: dict[int, dict[int, float]] = {}
     if contribution:
-        decoding = Decoding(subject, depths, DecodeOptions(seed=seed))
+        decoding = Decoding(subject, depths, DecodeOptions(steps=steps, width=width, seed=seed))
         have_decoders(found, decoding)
         scores = {number: contribution_of(decoding, number) for number in depths}
     with messages().status("reading features"):
@@ -76,11 +79,18 @@ def explain(
     _report(found, label, explained, scores, as_json=as_json)
 
 
-def _check_label(subject: Subject, label: str) -> None:
+def _chosen(subject: Subject, label: str | None) -> str:
+    """The label that is asked for, or the only one that there is."""
     known = list(subject.data.labels)
-    if label not in known:
-        hint = suggest(label, known) or "take data that has labels, or name them: data.labels=[...]"
-        raise UsageError(f"the data ({subject.recipe.data.name}) has no label {label!r}", hint)
+    if label is None and len(known) > 1:
+        raise UsageError("which label?", f"--label takes one of: {', '.join(known)}")
+    if label is None and known:
+        return known[0]
+    if label is None or label not in known:
+        hint = suggest(label or "", known) or "take data that has labels, or name them: data.labels=[...]"
+        what = "no labels" if label is None else f"no label {label!r}"
+        raise UsageError(f"the data ({subject.recipe.data.name}) has {what}", hint)
+    return label
 
 
 def _report(
@@ -114,9 +124,12 @@ def _report(
         for row in rows:
             table.add_row(*row)
         results().print(table)
+        results().print(_LEGEND, soft_wrap=True)
         for depth, left in scores.items():
             shares = ", ".join(f"{count}: {value:.2f}" for count, value in left.items())
-            results().print(f"depth {depth}: error left with so many dimensions replaced: {shares}", soft_wrap=True)
+            results().print(f"depth {depth}: share of the error left by dimensions replaced: {shares}", soft_wrap=True)
+        if scores:
+            results().print(_CONTRIBUTION, soft_wrap=True)
     folder = run.path / "explain"
     pictures = []
     try:
@@ -125,10 +138,11 @@ def _report(
             pictures.append(folder / f"{label}-depth{found.depth}.png")
             draw_depth(pictures[-1], f"{run.name}, depth {found.depth}: {label}", found, values)  # type: ignore[arg-type]
         if scores:
-            pictures.append(folder / "contribution.png")
+            pictures.append(folder / f"contribution-depth{'-'.join(map(str, scores))}.png")
             draw_contribution(pictures[-1], f"{run.name}: what dimensions carry", scores)
         page = folder / f"{label}.html"
-        write_page(page, f"{run.name}: {label}", _HEADER, rows, pictures)
+        notes = [_LEGEND, *([_CONTRIBUTION] if scores else [])]
+        write_page(page, f"{run.name}: {label}", _HEADER, rows, notes, pictures)
     except OSError as error:
         raise CheckpointError(
             f"cannot write to {folder}: {error.strerror or error}", "make room there, or make it writable"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from infomax_cli.core.api import DataError, InfomaxError, Item, Split, UsageError, derive_seed
-from infomax_cli.core.decoders import Decoder, decoder_file, load_decoder, save_decoder
+from infomax_cli.core.decoders import Decoder, check_writable, decoder_file, load_decoder, save_decoder
 from infomax_cli.core.features import FrozenEncoder
 from infomax_cli.core.reconstruction import cepstral_distortion, make_loss, mel_error
 from infomax_cli.core.subject import Subject
@@ -82,6 +82,7 @@ class Decoding:
         self.loss = make_loss(options.loss, self.rate)
         self.decoders: dict[int, Decoder] = {}
         self.untrained_losses: dict[int, float] = {}
+        self.kept: list[int] = []  # depths whose decoder is whole, and in the run
 
     # --- training -----------------------------------------------------------------------------------------------------
 
@@ -89,15 +90,21 @@ class Decoding:
         """Have a decoder for every depth: the one that lies in the run and was made alike, else a new one, which is
         kept there. Returns the depths that were trained."""
         missing = []
+        made_by = self._made_by()
         for depth in self.depths:
-            found = load_decoder(decoder_file(run, depth), self._fresh(depth), self._made_by())
+            found = load_decoder(decoder_file(run, depth, made_by), self._fresh(depth), made_by)
             if found is None:
                 missing.append(depth)
             else:
                 self.decoders[depth], self.untrained_losses[depth] = found
+                self.kept.append(depth)
+        if missing:
+            check_writable(run.path / "decode")  # before minutes of training, not after
         for depth in missing:  # each is kept as soon as it is trained
             self._train(depth, watcher, log)
-            save_decoder(decoder_file(run, depth), self.decoders[depth], self._made_by(), self.untrained_losses[depth])
+            file = decoder_file(run, depth, made_by)
+            save_decoder(file, self.decoders[depth], made_by, self.untrained_losses[depth])
+            self.kept.append(depth)
         return missing
 
     def _made_by(self) -> dict[str, Any]:
@@ -171,6 +178,7 @@ class Decoding:
     @torch.no_grad()
     def judge(self, items: int, watcher: Watcher) -> list[Judged]:
         """Every depth on the same crops of the test split."""
+        self._seed_draws()
         crops = list(self.crops(self.split("test"), "judge", items))
         watcher.stage("judging", len(crops))
         sums = {depth: torch.zeros(3, dtype=torch.float64) for depth in self.depths}
@@ -197,6 +205,7 @@ class Decoding:
     @torch.no_grad()
     def reconstruct(self, item: Item) -> tuple[Tensor, dict[int, Tensor]]:
         """An item ``(T,)``, and what each depth makes of it."""
+        self._seed_draws()
         x = item.input.unsqueeze(0)
         made = zip(self.depths, self.source.maps(x), strict=True)
         return x[0, 0], {depth: self.sound(depth, z, x.shape[-1]) for depth, z in made}
@@ -219,6 +228,7 @@ class Decoding:
     @torch.no_grad()
     def interpolate(self, depth: int, first: Item, second: Item, count: int) -> list[Tensor]:
         """From one item to another in `count` equal steps in the latents, over what both are long."""
+        self._seed_draws()
         length = min(first.input.shape[-1], second.input.shape[-1])
         one, other = (self.latents(depth, item.input[..., :length]) for item in (first, second))
         shares = torch.linspace(0, 1, count).tolist()
@@ -227,6 +237,7 @@ class Decoding:
     @torch.no_grad()
     def traverse(self, depth: int, item: Item, unit: int, count: int) -> tuple[list[float], list[Tensor]]:
         """An item with one unit held at values from 3 deviations below its mean to 3 above: values, and sounds."""
+        self._seed_draws()
         decoder = self.decoders[depth]
         if not 0 <= unit < len(decoder.mean):
             raise UsageError(f"--traverse {unit}: depth {depth} has dimensions 0 to {len(decoder.mean) - 1}")
@@ -238,6 +249,10 @@ class Decoding:
             moved[:, unit] = value
             sounds.append(self.sound(depth, moved, length))
         return values, sounds
+
+    def _seed_draws(self) -> None:
+        """For encoders whose evaluation draws from a Gaussian."""
+        torch.manual_seed(derive_seed(self.options.seed, "decode draws"))
 
     def latents(self, depth: int, x: Tensor) -> Tensor:
         """An input ``(1, T)`` to the depth's map ``(1, C, T')``."""

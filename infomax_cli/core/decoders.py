@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,10 +18,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from infomax_cli.core.api import Axis, UsageError
+from infomax_cli.core.api import Axis, UsageError, derive_seed
 from infomax_cli.core.files import write_atomically
 from infomax_cli.errors import CheckpointError
 from infomax_cli.runs import Run
+from infomax_cli.wording import describe_error
+
+_log = logging.getLogger("infomax")
 
 
 @dataclass(frozen=True)
@@ -97,8 +103,21 @@ class Decoder(nn.Module):
         return lengths
 
 
-def decoder_file(run: Run, depth: int) -> Path:
-    return run.path / "decode" / f"depth{depth}" / "decoder.safetensors"
+def decoder_file(run: Run, depth: int, made_by: Mapping[str, Any]) -> Path:
+    """Decoders that were made differently lie beside one another."""
+    return run.path / "decode" / f"depth{depth}" / f"decoder-{derive_seed(json.dumps(made_by)):016x}.safetensors"
+
+
+def check_writable(folder: Path) -> None:
+    """Make the folder, or raise `CheckpointError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write in {folder}: {error.strerror or error}", "make it writable, or copy the run and decode that"
+        ) from error
 
 
 def save_decoder(path: Path, decoder: Decoder, made_by: Mapping[str, Any], untrained_loss: float) -> None:
@@ -114,7 +133,8 @@ def save_decoder(path: Path, decoder: Decoder, made_by: Mapping[str, Any], untra
 
 
 def load_decoder(path: Path, decoder: Decoder, made_by: Mapping[str, Any]) -> tuple[Decoder, float] | None:
-    """The decoder that lies there and its loss before training; None where there is none that was made alike."""
+    """The decoder that lies there and its loss before training; None where there is none that was made alike, or where
+    it is damaged, which is said."""
     if not path.exists():
         return None
     try:
@@ -125,6 +145,5 @@ def load_decoder(path: Path, decoder: Decoder, made_by: Mapping[str, Any]) -> tu
         decoder.load_state_dict(load_file(path))
         return decoder, float(metadata["untrained_loss"])
     except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as a decoder: {error}", "remove it: it will be trained anew"
-        ) from error
+        _log.warning("%s cannot be read, and is trained anew: %s", path, describe_error(error))
+        return None

@@ -22,23 +22,30 @@ def draw_depth(path: Path, title: str, found: Explained, values: Tensor) -> None
     beside the standard normal; a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(13, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     left, middle, right = figure.subplots(1, 3)
     order = np.argsort(found.information)[::-1]
     left.plot(np.asarray(found.information)[order], color="#0072b2")
-    left.axhline(found.entropy, color="black", linestyle=":", linewidth=1)
-    left.text(0, found.entropy, " entropy of the label", va="top", fontsize=7)
-    left.set(xlabel="dimension, the most informative first", ylabel="nats about the label", ylim=(0, None))
+    left.set(
+        xlabel="dimension, the most informative first", ylabel="nats about the label", ylim=(0, None),
+        title=f"information (entropy of the label: {found.entropy:.2f} nats)",
+    )  # fmt: skip
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.grid(alpha=0.3)
     weights = np.abs(np.asarray(found.weights))[:, order]
     image = middle.imshow(weights, aspect="auto", cmap="magma", interpolation="nearest")
     middle.set(xlabel="dimension, in the same order", title="|weight| of the linear probe")
+    middle.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(found.classes) <= 20:
         middle.set_yticks(range(len(found.classes)), found.classes, fontsize=7)
     figure.colorbar(image, ax=middle)
-    grid = np.linspace(-4, 4, 81)
+    spread = max(4.0, float(values[:, order[:_TOP].tolist()].abs().quantile(0.99)))
+    if float(values[:, order[:_TOP].tolist()].abs().max()) < 1:
+        spread = 1.0  # all of it far narrower than N(0, 1)
+    grid = np.linspace(-spread, spread, 81)
     for dimension in order[:_TOP]:
         right.hist(values[:, dimension].numpy(), grid.tolist(), density=True, histtype="step", label=f"{dimension}")
     right.plot(grid, np.exp(-0.5 * grid**2) / math.sqrt(2 * math.pi), color="black", linestyle="--", label="N(0, 1)")
@@ -53,13 +60,17 @@ def draw_contribution(path: Path, title: str, scores: Mapping[int, Mapping[int, 
     """The error left by the number of dimensions replaced, a line a depth; a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for depth, left in scores.items():
         axes.plot(list(left), list(left.values()), "o-", markersize=4, label=f"depth {depth}")
-    axes.set(xscale="log", xlabel="dimensions replaced", ylabel="error left", ylim=(0, None), title=title)
+    axes.set(xscale="log", xlabel="dimensions replaced", ylabel="share of the error left", ylim=(0, None), title=title)
+    counts = sorted({count for left in scores.values() for count in left})
+    axes.set_xticks(counts, [str(count) for count in counts], minor=False)
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(alpha=0.3)
     axes.legend()
     with write_atomically(path) as temporary:
@@ -67,9 +78,14 @@ def draw_contribution(path: Path, title: str, scores: Mapping[int, Mapping[int, 
 
 
 def write_page(
-    path: Path, title: str, header: Sequence[str], rows: Sequence[Sequence[str]], pictures: Sequence[Path]
+    path: Path,
+    title: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    notes: Sequence[str],
+    pictures: Sequence[Path],
 ) -> None:
-    """A table, and the pictures below it, written into one HTML file."""
+    """A table, and notes and pictures below it, written into one HTML file."""
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     images = "".join(
@@ -77,7 +93,8 @@ def write_page(
         f"{base64.b64encode(picture.read_bytes()).decode('ascii')}'>"
         for picture in pictures
     )
-    write_text(path, _TEMPLATE.format(title=html.escape(title), head=head, body=body, images=images))
+    told = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
+    write_text(path, _TEMPLATE.format(title=html.escape(title), head=head, body=body, notes=told, images=images))
 
 
 _TEMPLATE = """<!doctype html>
@@ -89,6 +106,7 @@ img {{ display: block; max-width: 100%; margin-top: 1rem }}
 </style></head><body>
 <h1>{title}</h1>
 <table><tr>{head}</tr>{body}</table>
+{notes}
 {images}
 </body></html>
 """

@@ -121,6 +121,25 @@ class Logbook:
             ) from error
 
 
+@contextlib.contextmanager
+def open_board(run: Run) -> Iterator[SummaryWriter]:
+    """TensorBoard's events of a run for those who are not its trainer. Raises `CheckpointError` where they cannot be
+    written."""
+    try:
+        board = _Board(run.path, purge_step=None, suffix="")
+        try:
+            yield board
+            board.flush()
+        finally:
+            with contextlib.suppress(OSError):  # what could not be flushed above has been told
+                board.close()
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write TensorBoard's events in {run.path}: {error.strerror or error}",
+            "make room there, or make it writable",
+        ) from error
+
+
 _OURS = ".train"  # tells the trainer's events from those that others write into the run
 
 
@@ -142,15 +161,15 @@ class _Board(SummaryWriter):
     TensorBoard's own writes in a thread, where a full disk ends in a traceback that nobody can catch.
     """
 
-    def __init__(self, folder: Path, purge_step: int | None) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, purge_step: int | None, suffix: str = _OURS) -> None:
+        self._folder, self._suffix = folder, suffix
         super().__init__(str(folder), purge_step=purge_step)
 
     def _get_file_writer(self) -> FileWriter:
         given: FileWriter | None = self.file_writer
         if given is not None:
             return given
-        made = _Events(self._folder)
+        made = _Events(self._folder, self._suffix)
         self.file_writer = made  # type: ignore[assignment]  # torch declares nothing, so that mypy thinks it None
         self.all_writers = {str(self._folder): made}  # type: ignore[assignment]
         if self.purge_step is not None:  # for a TensorBoard that has already read what was cut away
@@ -168,16 +187,16 @@ class _Board(SummaryWriter):
 class _Events(FileWriter):
     """A `FileWriter` onto a new file of events in `folder`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.event_writer = _EventFile(folder)  # in place of the one with a thread
+    def __init__(self, folder: Path, suffix: str) -> None:
+        self.event_writer = _EventFile(folder, suffix)  # in place of the one with a thread
         self.add_event(Event(file_version="brain.Event:2"))
 
 
 class _EventFile:
     """What a `FileWriter` asks of the file below it."""
 
-    def __init__(self, folder: Path) -> None:
-        self._file = _open_new(folder)
+    def __init__(self, folder: Path, suffix: str) -> None:
+        self._file = _open_new(folder, suffix)
         self._records = RecordWriter(self._file)
         self.flush, self.close = self._file.flush, self._file.close
 
@@ -185,10 +204,10 @@ class _EventFile:
         self._records.write(event.SerializeToString())
 
 
-def _open_new(folder: Path) -> IO[bytes]:
+def _open_new(folder: Path, suffix: str) -> IO[bytes]:
     """Named as TensorBoard names its files: it reads them in the order of their names."""
     for number in range(1000):
         unique = f"{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{number}"
         with contextlib.suppress(FileExistsError):
-            return (folder / f"events.out.tfevents.{unique}{_OURS}").open("xb")
+            return (folder / f"events.out.tfevents.{unique}{suffix}").open("xb")
     raise FileExistsError(f"no free name for TensorBoard's events in {folder}")

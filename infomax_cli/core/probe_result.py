@@ -161,12 +161,12 @@ def write_curve(run: Run, results: Sequence[ProbeResult]) -> tuple[Path, Path]:
 
 
 def _log_to_tensorboard(run: Run, result: ProbeResult) -> None:
-    from torch.utils.tensorboard.writer import SummaryWriter
+    from infomax_cli.core.logbook import open_board
 
     default = result.series == "-".join([result.label, "linear", *([] if result.aligned else ["mean"])])
     name = result.label if default else result.series
     step = _last_step(run) if result.step is None else result.step
-    with SummaryWriter(str(run.path)) as board:
+    with open_board(run) as board:
         for score in result.scores:
             place = [] if score.source == "trained" else [score.source]
             place += [] if score.depth is None else [str(score.depth)]

@@ -3,35 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 import torch
 
-import tiny
 from infomax_cli.core.blocks import module_of
 from infomax_cli.core.decode import DecodeOptions, Decoding
-from infomax_cli.core.decoders import decoder_file
-from infomax_cli.core.subject import Subject, load_subject
+from infomax_cli.core.subject import Subject
 from infomax_cli.core.watcher import Nobody
 from infomax_cli.errors import UsageError
 from infomax_cli.runs import Run
 
 OPTIONS = DecodeOptions(steps=6, batch=4, width=8, loss="mse")
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Run:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("INFOMAX_CACHE", str(shared_cache))
-        changes = ("train.steps=3", "encoder.variational=[1,4]", "encoder.norm=batch")
-        return tiny.train(tmp_path_factory.mktemp("decoded"), *changes)[1]
-
-
-@pytest.fixture
-def subject(run: Run, shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Subject:
-    monkeypatch.setenv("INFOMAX_CACHE", str(shared_cache))
-    return load_subject(run, tiny.CPU)
 
 
 def trained(subject: Subject, run: Run, depths: list[int], options: DecodeOptions = OPTIONS) -> Decoding:
@@ -60,6 +43,7 @@ def test_a_decoder_is_kept_until_something_else_is_asked_for(subject: Subject, r
     torch.testing.assert_close(again.decoders[1].state_dict(), first.decoders[1].state_dict(), rtol=0, atol=0)
     other = Decoding(subject, [1], dataclasses.replace(OPTIONS, loss="mse+stft"))
     assert other.load_or_train(run, Nobody(), lambda step, losses: None) == [1]
+    assert Decoding(subject, [1], OPTIONS).load_or_train(run, Nobody(), lambda step, losses: None) == []  # still there
 
 
 def test_an_interruption_costs_no_decoder_that_was_trained(subject: Subject, run: Run) -> None:
@@ -76,7 +60,8 @@ def test_an_interruption_costs_no_decoder_that_was_trained(subject: Subject, run
 
 def test_the_same_seed_makes_the_same_decoder_whatever_other_depths_there_are(subject: Subject, run: Run) -> None:
     alone = trained(subject, run, [2]).decoders[2]
-    decoder_file(run, 2).unlink()
+    (file,) = (run.path / "decode" / "depth2").glob("*.safetensors")
+    file.unlink()
     beside = trained(subject, run, [0, 2, 5]).decoders[2]
     torch.testing.assert_close(beside.state_dict(), alone.state_dict(), rtol=0, atol=0)
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
 from scipy import stats
 from sklearn.metrics import mutual_info_score
 
-import tiny
 from infomax_cli.core.decode import DecodeOptions, Decoding
 from infomax_cli.core.explain import carrying, contribution, explain, hoyer, information, normal_distance
 from infomax_cli.core.probe import ProbeOptions, probe
-from infomax_cli.core.subject import Subject, load_subject
+from infomax_cli.core.subject import Subject
 from infomax_cli.core.watcher import Nobody
 from infomax_cli.errors import UsageError
 from infomax_cli.runs import Run
@@ -55,20 +53,6 @@ def test_sparsity_runs_from_all_alike_to_a_single_one() -> None:
     assert hoyer(weights).tolist() == pytest.approx([0.0, 1.0])
     assert carrying(torch.tensor([[5.0, 4.0, 0.5, 0.5]])) == 2
     assert carrying(torch.ones(2, 10)) == 9
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Run:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("INFOMAX_CACHE", str(shared_cache))
-        changes = ("train.steps=3", "encoder.variational=[1,4]", "encoder.norm=batch")
-        return tiny.train(tmp_path_factory.mktemp("explained"), *changes)[1]
-
-
-@pytest.fixture
-def subject(run: Run, shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Subject:
-    monkeypatch.setenv("INFOMAX_CACHE", str(shared_cache))
-    return load_subject(run, tiny.CPU)
 
 
 def test_every_depth_of_a_run_is_explained_and_repeats(subject: Subject) -> None:
