@@ -56,15 +56,15 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--out", type=Path, default=Path("runs/vgim"))
     given = parser.parse_args()
+    budget = {"steps": given.steps, "decoder_steps": given.decoder_steps, "draws": given.draws}
     rows = []
-    for method in given.methods:
-        for seed in range(given.seeds):
+    for seed in range(given.seeds):  # seed by seed, so that every method has been seen after the first
+        for method in given.methods:
             print(f"{method}, seed {seed}", file=sys.stderr)
             run = trained(METHODS[method], given.steps, seed, given.out / method.replace(" ", "-") / f"seed{seed}")
             options = DecodeOptions(steps=given.decoder_steps, seed=seed)
             rows.append({"method": method, "seed": seed, **measured(run, options, given.draws)})
-    result = {"steps": given.steps, "decoder_steps": given.decoder_steps, "draws": given.draws, "rows": rows}
-    path = write_result("vgim", result)
+            path = write_result("vgim", {**budget, "rows": rows})
     plot(rows, path.with_suffix(".png"))
     print(table(rows))
     print("written:", path, file=sys.stderr)
