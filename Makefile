@@ -10,7 +10,7 @@ demo: setup  ## Greedy InfoMax on the embedded corpus, then what each depth know
 	$(BIN)/infomax probe vowel,syllable,speaker --baseline mfcc
 
 test: setup check  ## everything that CI checks
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest  # the models are tiny: threads would only get in each other's way
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto  # the models are tiny: a test a core, not threads
 
 check: setup
 	$(BIN)/ruff check

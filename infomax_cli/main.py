@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -58,15 +58,19 @@ app.command("doctor")(doctor)
 def main() -> None:
     """Run the command line; every error becomes a line on stderr and an exit code."""
     try:
-        app(args=sys.argv[1:] or ["--help"], prog_name="infomax")
+        code = app(args=sys.argv[1:] or ["--help"], prog_name="infomax", standalone_mode=False)
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # whoever read the output, `head` perhaps, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed goes nowhere
+        sys.exit(1)
     except Exception as error:
         if os.environ.get("INFOMAX_DEBUG"):
             import traceback
 
             traceback.print_exc()
         sys.exit(_report(error))
+    sys.exit(code if isinstance(code, int) else 0)  # an int where the command line was left early: --help, ^C
 
 
 def _report(error: Exception) -> int:
@@ -77,6 +81,9 @@ def _report(error: Exception) -> int:
     if isinstance(error, InfomaxError):
         print_error(error.message, error.hint, "stopped" if isinstance(error, Interrupted) else "error")
         return error.exit_code
+    if hasattr(error, "format_message"):  # of the parser, whose classes move from one typer to the next
+        print_error(*_words_of_parser(error))
+        return 2
     if isinstance(error, OSError) and error.errno in _OS_HINTS:
         where = f": {error.filename}" if error.filename else ""
         print_error(f"{(error.strerror or describe_error(error)).lower()}{where}", _OS_HINTS[error.errno])
@@ -89,6 +96,13 @@ def _report(error: Exception) -> int:
         hint = f"{spoilt[0]} is malformed, which may be why: remove that distribution" if spoilt else _REPORT
         print_error(f"unexpected: {describe_error(error)}", hint)
     return 1
+
+
+def _words_of_parser(error: Any) -> tuple[str, str]:
+    """A message and a hint for an option, an argument or a verb that does not exist or does not fit."""
+    message = str(error.format_message()).strip().removesuffix(".")
+    verb = getattr(getattr(error, "ctx", None), "command_path", "infomax")
+    return message[:1].lower() + message[1:], f"{verb} --help tells what there is"
 
 
 _REPORT = "INFOMAX_DEBUG=1 shows where; please report it"

@@ -58,6 +58,31 @@ def test_version_and_an_unknown_verb(run_cli: Any) -> None:
     assert "plugins" in unknown.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message", "verb"),
+    [
+        (["probe", "speaker", "--depht", "3"], "error: no such option: --depht", "infomax probe"),
+        (["train", "gim-syllables", "--splits", "six"], "error: invalid value for '--splits'", "infomax train"),
+        (["recipes", "show"], "error: missing argument 'name'", "infomax recipes show"),
+    ],
+)
+def test_what_the_parser_refuses_is_one_line_with_a_hint(
+    run_cli: Any, arguments: list[str], message: str, verb: str
+) -> None:
+    done = run_cli(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith(message)
+    assert lines[1:] == [f"hint: {verb} --help tells what there is"]
+
+
+def test_a_reader_that_has_seen_enough_hears_no_complaint() -> None:
+    command = f"{sys.executable} -m infomax_cli recipes show gim | true"
+    quiet = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert "Traceback" not in quiet.stderr
+    assert "error" not in quiet.stderr
+
+
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ Samples = npt.NDArray[np.float32]
 
 _AGAIN = "Copy or download the file again, or remove it."
 _NO_LENGTH = 2**62  # libsndfile reports a length beyond this where the header tells none
+_SHORTER = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
+_STREAM = 2**31 - 2**12  # a WAV written to a pipe tells some size beyond this
 # libsndfile does not seek exactly in lossy formats: an MP3 frame needs bits of those before it, and the last page of an
 # Ogg file is off (libsndfile issue 885). So they are decoded from their beginning, or, far from it, with a run-up.
 _LOSSY = ("MP3", "OGG")
@@ -51,6 +54,7 @@ def audio_info(path: Path) -> AudioInfo:
     except (soundfile.SoundFileError, OSError, TypeError) as error:
         raise DataError(f"cannot read {_shown(path)}: {_reason(path, error)}", _AGAIN) from error
     _check_length(path, info.frames)
+    _check_whole(path, info.extra_info)
     return AudioInfo(info.frames, info.samplerate, info.channels)
 
 
@@ -66,6 +70,7 @@ def read_audio(path: Path, start: int = 0, frames: int | None = None, rate: int 
     try:
         with soundfile.SoundFile(_name(path)) as file:
             _check_length(path, file.frames)
+            _check_whole(path, file.extra_info)
             if file.samplerate == rate:
                 samples = _read(file, path, start, file.frames if frames is None else start + frames)
             else:
@@ -133,6 +138,20 @@ def _check_length(path: Path, frames: int) -> None:
         raise DataError(
             f"cannot use {_shown(path)}: its header does not tell its length",
             "It was written as a stream: encode it again, into a file (flac --decode, then flac).",
+        )
+
+
+def _check_whole(path: Path, log: str) -> None:
+    """Of a WAV that is cut short libsndfile tells only in its `log`; its length it reports as what is there."""
+    found = _SHORTER.search(log)
+    if found is None:
+        return
+    promised, there = int(found[1]), int(found[2])
+    if there + 1 < promised < _STREAM:  # an odd length is padded
+        raise DataError(
+            f"cannot use {_shown(path)}: it is truncated: its header promises {promised} bytes of audio, "
+            f"and {there} are there",
+            _AGAIN,
         )
 
 

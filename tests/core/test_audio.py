@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -120,6 +122,25 @@ def test_truncated_flac_is_an_error_that_names_the_file_and_says_so(tmp_path: Pa
         with pytest.raises(DataError, match=r"cut\.flac.*truncated") as caught:
             read_audio(path, start, frames)
         assert caught.value.hint is not None
+
+
+@pytest.mark.parametrize("read", [audio_info, read_audio])
+def test_truncated_wav_is_an_error_that_names_the_file_and_says_so(tmp_path: Path, read: Callable[[Path], Any]) -> None:
+    whole = write(tmp_path / "cut.wav", noise(16000), subtype="PCM_16")
+    read(whole)
+    truncate(whole, 0.5)
+    with pytest.raises(DataError, match=r"cut\.wav: it is truncated: its header promises 32000 bytes of audio, and 15"):
+        read(whole)
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF])
+def test_a_wav_that_was_written_to_a_pipe_is_read_to_its_end(tmp_path: Path, size: int) -> None:
+    path = write(tmp_path / "piped.wav", noise(16000), subtype="PCM_16")
+    content = bytearray(path.read_bytes())
+    for place in (4, 40):  # the sizes of the file and of its audio, of which the writer knew neither
+        content[place : place + 4] = size.to_bytes(4, "little")
+    path.write_bytes(content)
+    assert read_audio(path).shape == (1, 16000)
 
 
 def test_file_that_ends_early_without_an_error_of_the_decoder_is_an_error(tmp_path: Path) -> None:

@@ -134,6 +134,8 @@ class SpeechDataset(ABC):
             filled = ", ".join(name for name, found in corpus.splits.items() if found)
             raise DataError(f"{self.name} has no split {name!r}", f"It has {filled}.")
         self._refuse_empty(corpus, name)
+        if name == "train":
+            self._tell_short(corpus.splits[name])
         return SpeechSplit(
             corpus.splits[name],
             self.crops,
@@ -152,6 +154,17 @@ class SpeechDataset(ABC):
     def _refuse_empty(self, corpus: Corpus, name: str) -> None:
         if not corpus.splits[name]:
             raise DataError(f"the split {name} of {self.name} is empty: {corpus.why.get(name, 'nothing was found')}")
+
+    def _tell_short(self, recordings: Sequence[Recording]) -> None:
+        """Zeros that are learned from should not go unnoticed."""
+        crop = self.crops.crop or 0
+        short = sum(recording.frames < crop for recording in recordings)
+        if short:
+            _log.warning(
+                "%d of %d training recordings are shorter than the crop (%d samples, %.2f s): zeros pad them; "
+                "data.crop= chooses another",
+                short, len(recordings), crop, crop / self.crops.rate,
+            )  # fmt: skip
 
     def _label_specs(self, corpus: Corpus) -> dict[str, LabelSpec]:
         specs: dict[str, LabelSpec] = {}

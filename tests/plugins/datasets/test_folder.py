@@ -86,12 +86,13 @@ def test_any_rate_and_any_channels_become_one_channel_at_the_rate_asked_for(
     assert len(starts) == 1
 
 
-def test_file_shorter_than_the_crop_is_padded(root: Path) -> None:
+def test_file_shorter_than_the_crop_is_padded_and_told(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(root / "sounds" / "a.wav", samples=100)
     audio = folder().split(root, "train")[0, 0].input
     assert audio.shape == (1, CROP)
     assert audio[0, :100].any()
     assert not audio[0, 100:].any()
+    assert "1 of 1 training recordings are shorter than the crop (1600 samples, 0.10 s)" in caplog.text
 
 
 def test_chunks_of_a_file(root: Path) -> None:
