@@ -28,7 +28,7 @@ STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # of the L2 penalty, the 
 PARTS = 6  # one of so many parts of the items is held out
 FEW = 5000  # rows up to which each of the parts is held out in turn
 _ROUGH = 2e-3  # tolerance while strengths are tried
-_GAIN = 5e-4  # accuracy by which a weaker penalty must be better, of many rows, to be worth its time
+GAIN = 5e-4  # accuracy by which a weaker penalty must be better, of many rows, to be worth its time
 _BATCH = 256  # rows of a step of the network
 NEIGHBOURS = (1, 5, 20, 50)
 TEMPERATURE = 0.07  # of a neighbour's vote exp(cosine / temperature), as in Wu et al. 2018
@@ -174,7 +174,7 @@ def _choose_strength(
         return strengths[len(strengths) // 2], None, None
     models: dict[int, Logistic] = {}
     best, best_score, worse, near = strengths[0], -1.0, 0, None
-    gain = 0.0 if len(problem.held_out) > 1 else _GAIN
+    gain = 0.0 if len(problem.held_out) > 1 else GAIN
     for strength in strengths:
         right = total = 0
         for turn in problem.held_out:
