@@ -376,6 +376,18 @@ def test_gradients_are_the_same_bits_every_time(sampling: str) -> None:
     assert all(torch.equal(found[0], other) for other in found[1:])
 
 
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_compiled_it_is_the_same_loss() -> None:
+    loss, features = make_loss().train(), random_features()
+    found = []
+    for judge in (loss, torch.compile(loss, backend="aot_eager")):
+        torch.manual_seed(0)
+        value = judge((features,), make_batch()).terms["infonce"]
+        found.append([value, *gradients_of(value, loss, features)])
+    for compiled, plain in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, plain, rtol=1e-5, atol=1e-6)
+
+
 def test_parameters_with_the_encoder_are_as_many_as_published() -> None:
     with torch.device("meta"):
         encoder = SpeechConv()
