@@ -30,7 +30,7 @@ from measure import markdown, write_result
 from torch import Tensor
 
 from infomax_cli.core.decode import DecodeOptions, Decoding
-from infomax_cli.core.reconstruction import log_mel
+from infomax_cli.core.sound_distance import log_mel
 from infomax_cli.core.subject import load_subject
 from infomax_cli.core.watcher import Nobody
 from infomax_cli.runs import Run
@@ -124,15 +124,17 @@ def frechet(run: Run, options: DecodeOptions, draws: int) -> dict[str, float]:
     crops = {
         split: torch.cat(list(decoding.crops(decoding.split(split), "frechet", draws))) for split in ("train", "test")
     }
-    made = decoder(decoding.source.maps(crops["test"])[0], decoding.length)
+    made = decoder(decoding.source.maps(crops["test"])[0], decoding.grid)
     sounds = {
         "train": crops["train"],
         "reconstructed": made,
-        "prior": torch.stack(decoding.sample(LAST_CONVOLUTION, draws, "prior")).unsqueeze(1),
-        "fitted": torch.stack(decoding.sample(LAST_CONVOLUTION, draws, "fitted")).unsqueeze(1),
+        "prior": torch.stack(decoding.sample(LAST_CONVOLUTION, draws, "prior")),
+        "fitted": torch.stack(decoding.sample(LAST_CONVOLUTION, draws, "fitted")),
     }
-    wanted = _frames(crops["test"], decoding.rate)
-    return {f"frechet_{name}": distance(_frames(x, decoding.rate), wanted) for name, x in sounds.items()}
+    rate = decoding.medium.rate
+    assert rate is not None
+    wanted = _frames(crops["test"], rate)
+    return {f"frechet_{name}": distance(_frames(x, rate), wanted) for name, x in sounds.items()}
 
 
 def _frames(x: Tensor, rate: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,6 +13,7 @@ from infomax_cli.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
     from infomax_cli.core.decode import Decoding, Judged
+    from infomax_cli.core.exhibition import Row
     from infomax_cli.runs import Run
 
 
@@ -41,7 +42,13 @@ def decode(
         int, typer.Option("--judged-on", min=1, help="Test crops over which errors are measured.")
     ] = 64,
     points: Annotated[int, typer.Option(min=2, help="Sounds of --interpolate and --traverse.")] = 7,
-    loss: Annotated[str, typer.Option(help="stft, mse, spectral, fft, mel, or a sum: mse+mel.")] = "stft",
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            help="Of sound: stft (by default), mse, spectral, fft, mel; of images: mse (by default), l1, ms-ssim. Or a "
+            "sum: mse+mel."
+        ),
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Training steps of a decoder.")] = 500,
     batch: Annotated[int, typer.Option(min=1, help="Crops of a step.")] = 8,
     lr: Annotated[float, typer.Option(help="Adam's learning rate; it ends at zero.")] = 1e-3,
@@ -64,6 +71,32 @@ def decode(
     from infomax_cli.core.device import choose_device
     from infomax_cli.core.subject import load_subject
 
+    _check(sample, draws, interpolate, traverse, item)
+    found, changes = find_run_and_changes(run, changes, runs)
+    subject = load_subject(found, choose_device(device), root, changes=changes)
+    depths = depths_of(depth, len(subject.encoder.stages))
+    options = DecodeOptions(loss=loss, steps=steps, batch=batch, lr=lr, width=width, seed=seed)
+    decoding = Decoding(subject, depths, options)
+    chosen = [decoding.item(name) for name in (interpolate or ((item or "0",) if traverse is not None else ()))]
+    have_decoders(found, decoding)
+    if sample is not None:
+        _sample(found, decoding, sample, "fitted" if draws == "fitted" else "prior", as_json=as_json)
+    elif interpolate is not None:
+        _interpolate(found, decoding, chosen, points, as_json=as_json)
+    elif traverse is not None:
+        _traverse(found, decoding, chosen[0], traverse, points, as_json=as_json)
+    else:
+        _reconstruct(found, decoding, items, judged_on, as_json=as_json)
+
+
+def _check(
+    sample: int | None,
+    draws: str | None,
+    interpolate: tuple[str, str] | None,
+    traverse: int | None,
+    item: str | None,
+) -> None:
+    """Raise `UsageError` where options contradict one another."""
     if draws not in (None, "prior", "fitted"):
         raise UsageError(f"--draws {draws}: not known", "prior or fitted")
     if draws is not None and sample is None:
@@ -81,21 +114,6 @@ def decode(
         raise UsageError(
             f"--interpolate {interpolate[0]} {interpolate[1]}: there is nothing between an item and itself"
         )
-    found, changes = find_run_and_changes(run, changes, runs)
-    subject = load_subject(found, choose_device(device), root, changes=changes)
-    depths = depths_of(depth, len(subject.encoder.stages))
-    options = DecodeOptions(loss=loss, steps=steps, batch=batch, lr=lr, width=width, seed=seed)
-    decoding = Decoding(subject, depths, options)
-    chosen = [decoding.item(name) for name in (interpolate or ((item or "0",) if traverse is not None else ()))]
-    have_decoders(found, decoding)
-    if sample is not None:
-        _sample(found, decoding, sample, "fitted" if draws == "fitted" else "prior", as_json=as_json)
-    elif interpolate is not None:
-        _interpolate(found, decoding, chosen, points, as_json=as_json)
-    elif traverse is not None:
-        _traverse(found, decoding, chosen[0], traverse, points, as_json=as_json)
-    else:
-        _reconstruct(found, decoding, items, judged_on, as_json=as_json)
 
 
 def have_decoders(run: Run, decoding: Decoding) -> None:
@@ -134,8 +152,8 @@ def _reconstruct(run: Run, decoding: Decoding, count: int, judged_on: int, *, as
     import json
 
     from infomax_cli.console import messages, results
+    from infomax_cli.core.exhibition import Piece, Row
     from infomax_cli.core.files import write_text
-    from infomax_cli.core.listening import Row, Sound
     from infomax_cli.progress import StageDisplay
 
     with StageDisplay(messages()) as display:
@@ -143,69 +161,53 @@ def _reconstruct(run: Run, decoding: Decoding, count: int, judged_on: int, *, as
     rows = []
     for number, item in enumerate(decoding.items(count)):
         original, made = decoding.reconstruct(item)
-        sounds = [Sound("original", f"original-{number}", original)]
-        sounds += [Sound(f"depth {depth}", f"depth{depth}-{number}", sound) for depth, sound in made.items()]
-        rows.append(Row(item.id, sounds))
+        pieces = [Piece("original", f"original-{number}", original)]
+        pieces += [Piece(f"depth {depth}", f"depth{depth}-{number}", content) for depth, content in made.items()]
+        rows.append(Row(item.id, pieces))
     folder = _folder(run, decoding, "reconstructions")
     table = [row.to_dict() for row in judged]
     write_text(folder / "errors.json", json.dumps({"run": run.name, "depths": table}, indent=2) + "\n")
     if not as_json:
-        results().print(_table(judged, decoding.options.loss))
-    _write(
-        run,
-        decoding,
-        folder,
-        "reconstructions",
-        f"{run.name}: reconstructions",
-        rows,
-        {"depths": table},
-        as_json=as_json,
-    )
+        results().print(_table(judged, decoding))
+    title = f"{run.name}: reconstructions"
+    _write(run, decoding, folder, "reconstructions", title, rows, {"depths": table}, as_json=as_json)
 
 
 def _sample(run: Run, decoding: Decoding, count: int, draws: Literal["prior", "fitted"], *, as_json: bool) -> None:
-    from infomax_cli.core.listening import Row, Sound
-
-    rows = []
-    for depth in decoding.depths:
-        sounds = decoding.sample(depth, count, draws)
-        named = [Sound(f"draw {number}", f"depth{depth}-{number}", sound) for number, sound in enumerate(sounds)]
-        rows.append(Row(f"depth {depth}", named))
+    rows = [_row(f"depth {depth}", depth, enumerate(decoding.sample(depth, count, draws)), "draw {}".format)
+            for depth in decoding.depths]  # fmt: skip
     origin = "N(0, I)" if draws == "prior" else "the Gaussian of its features"
     folder = _folder(run, decoding, f"samples-{draws}")
-    _write(run, decoding, folder, "samples", f"{run.name}: draws from {origin}", rows, {}, as_json=as_json)
+    title = f"{run.name}: draws from {origin}"
+    _write(run, decoding, folder, "samples", title, rows, {"draws": draws}, as_json=as_json)
 
 
 def _interpolate(run: Run, decoding: Decoding, ends: Sequence[Any], points: int, *, as_json: bool) -> None:
-    from infomax_cli.core.listening import Row, Sound
-
     first, second = ends
-    rows = []
-    for depth in decoding.depths:
-        sounds = decoding.interpolate(depth, first, second, points)
-        named = [
-            Sound(f"{place / (points - 1):.0%}", f"depth{depth}-{place}", sound) for place, sound in enumerate(sounds)
-        ]
-        rows.append(Row(f"depth {depth}", named))
+    shares = [place / (points - 1) for place in range(points)]
+    rows = [_row(f"depth {depth}", depth, zip(shares, decoding.interpolate(depth, first, second, points), strict=True),
+                 "{:.0%}".format) for depth in decoding.depths]  # fmt: skip
     folder = _folder(run, decoding, f"interpolation-{first.id}-{second.id}")
     title = f"{run.name}: from {first.id} to {second.id}"
-    _write(run, decoding, folder, "interpolation", title, rows, {}, as_json=as_json)
+    _write(run, decoding, folder, "interpolation", title, rows, {"shares": shares}, as_json=as_json)
 
 
 def _traverse(run: Run, decoding: Decoding, item: Any, unit: int, points: int, *, as_json: bool) -> None:
-    from infomax_cli.core.listening import Row, Sound
-
-    rows = []
+    rows, values = [], {}
     for depth in decoding.depths:
-        values, sounds = decoding.traverse(depth, item, unit, points)
-        named = [
-            Sound(f"{value:+.2f}", f"depth{depth}-{place}", sound)
-            for place, (value, sound) in enumerate(zip(values, sounds, strict=True))
-        ]
-        rows.append(Row(f"depth {depth}", named))
+        values[depth], made = decoding.traverse(depth, item, unit, points)
+        rows.append(_row(f"depth {depth}", depth, zip(values[depth], made, strict=True), "{:+.2f}".format))
     folder = _folder(run, decoding, f"traversal-{unit}-{item.id}")
     title = f"{run.name}: dimension {unit} of {item.id}"
-    _write(run, decoding, folder, "traversal", title, rows, {}, as_json=as_json)
+    _write(run, decoding, folder, "traversal", title, rows, {"dimension": unit, "values": values}, as_json=as_json)
+
+
+def _row(title: str, depth: int, made: Iterable[tuple[float, Any]], name: Callable[[float], str]) -> Row:
+    """What a depth made of several values, each under its value."""
+    from infomax_cli.core.exhibition import Piece, Row
+
+    pieces = [Piece(name(value), f"depth{depth}-{place}", content) for place, (value, content) in enumerate(made)]
+    return Row(title, pieces)
 
 
 def _folder(run: Run, decoding: Decoding, name: str) -> Path:
@@ -221,40 +223,39 @@ def _folder(run: Run, decoding: Decoding, name: str) -> Path:
 
 
 def _write(
-    run: Run, decoding: Decoding, folder: Path, stem: str, title: str, rows: Sequence[Any], found: dict[str, Any],
+    run: Run, decoding: Decoding, folder: Path, stem: str, title: str, rows: Sequence[Row], found: dict[str, Any],
     *, as_json: bool,
 ) -> None:  # fmt: skip
-    """Sounds, picture and page; the same in TensorBoard."""
+    """The pieces, a picture and a page; the same in TensorBoard."""
     from infomax_cli.console import messages, print_json
-    from infomax_cli.core.listening import write_listening
+    from infomax_cli.core.exhibition import write_exhibition
     from infomax_cli.core.logbook import open_board
-    from infomax_cli.core.pictures import spectrogram_image
+    from infomax_cli.core.pictures import log_piece
 
-    picture, page = write_listening(folder, stem, title, rows, decoding.rate)
+    picture, page = write_exhibition(folder, stem, title, rows, decoding.medium)
     with open_board(run) as board:
-        for row in rows:
-            for sound in row.sounds:
-                tag = f"decode/{folder.name}/{sound.name}"
-                board.add_audio(tag, sound.samples.clamp(-1, 1), sample_rate=decoding.rate)
-                board.add_image(f"{tag}/spectrogram", spectrogram_image(sound.samples))
+        for piece in (piece for row in rows for piece in row.pieces):
+            log_piece(board, f"decode/{folder.name}/{piece.name}", piece.content, decoding.medium.rate)
     if as_json:
         print_json({"run": str(run.path), **found, "folder": str(folder)})
-    messages().print(f"wrote {page}, {picture.name} and the sounds beside them", soft_wrap=True, markup=False)
+    messages().print(f"wrote {page}, {picture.name} and a file of each beside them", soft_wrap=True, markup=False)
 
 
-def _table(judged: Sequence[Judged], loss: str) -> Any:
+def _table(judged: Sequence[Judged], decoding: Decoding) -> Any:
     from rich.table import Table
 
-    items = judged[0].items
+    medium = decoding.medium
     table = Table(
         title="reconstructions of test items", box=None, title_justify="left", caption_justify="left",
-        caption=f"means over {items} crops; mel error and mel-cepstral distortion (MCD) in dB; loss {loss}",
+        caption=f"means over {judged[0].items} crops; loss {decoding.loss_name}",
     )  # fmt: skip
-    for column in ("depth", "hop", "dims", "mel error", "MCD", "loss", "untrained", "parameters"):
+    columns = [measure.title for measure in medium.measures.values()]
+    for column in ("depth", "hop", "dims", *columns, "loss", "untrained", "parameters"):
         table.add_column(column, justify="left" if column == "depth" else "right")
     for row in judged:
+        hop = f"{row.hop} px" if medium.rate is None else f"{1000 * row.hop / medium.rate:g} ms"
         table.add_row(
-            str(row.depth), f"{row.hop_ms:g} ms", str(row.units), f"{row.mel_error:.2f}",
-            f"{row.cepstral_distortion:.2f}", f"{row.loss:.3f}", f"{row.untrained_loss:.3f}", f"{row.parameters:,}",
+            str(row.depth), hop, str(row.units), *(f"{row.measures[name]:.2f}" for name in medium.measures),
+            f"{row.loss:.3f}", f"{row.untrained_loss:.3f}", f"{row.parameters:,}",
         )  # fmt: skip
     return table

@@ -7,7 +7,7 @@ and judged on crops of the test split; nothing of the encoder moves.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from infomax_cli.core.api import DataError, InfomaxError, Item, Split, UsageError, derive_seed
 from infomax_cli.core.decoders import Decoder, check_writable, decoder_file, load_decoder, save_decoder
 from infomax_cli.core.features import FrozenEncoder
-from infomax_cli.core.reconstruction import cepstral_distortion, make_loss, mel_error
+from infomax_cli.core.media import medium_of
 from infomax_cli.core.subject import Subject
 from infomax_cli.core.views import EpochBatches
 from infomax_cli.core.watcher import Watcher
@@ -32,9 +32,10 @@ _LOG_EVERY = 50
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeOptions:
-    """How decoders are trained: `loss` by name (see `reconstruction`), `steps` of `batch` crops, Adam at `lr`."""
+    """How decoders are trained: `loss` by name (see `media`; None for the medium's own), `steps` of `batch` crops, Adam
+    at `lr`."""
 
-    loss: str = "stft"
+    loss: str | None = None
     steps: int = 500
     batch: int = 8
     lr: float = 1e-3
@@ -51,35 +52,35 @@ class DecodeOptions:
 
 @dataclass(frozen=True)
 class Judged:
-    """How well a depth is decoded, over `items` crops of the test split: errors are means over items, in decibels, and
-    `loss` what the decoder was trained to make small, beside that of decoders before training."""
+    """How well a depth is decoded, over `items` crops of the test split: `measures` are means over items, and `loss` is
+    what the decoder was trained to make small, beside that of one before training. `hop` is in samples or pixels."""
 
     depth: int
-    hop_ms: float
+    hop: int
     units: int
     parameters: int
     items: int
     loss: float
     untrained_loss: float
-    mel_error: float
-    cepstral_distortion: float
+    measures: Mapping[str, float]
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        plain = asdict(self)
+        return {**plain, **plain.pop("measures")}
 
 
 class Decoding:
-    """Decoders of some `depths` of a subject. Raises `UsageError` where its data is no sound of one channel."""
+    """Decoders of some `depths` of a subject. Raises `UsageError` where its data is neither sound nor images, or where
+    its maps lie on other axes than the data."""
 
     def __init__(self, subject: Subject, depths: Sequence[int], options: DecodeOptions) -> None:
-        data = subject.data
-        if data.axes != ("time",) or data.rate is None or data.channels != 1:
-            raise UsageError("decode: the data is not sound of one channel", "decoders are made for sound so far")
+        self.medium = medium_of(subject.data)
         self.subject, self.depths, self.options = subject, tuple(depths), options
-        self.rate = data.rate
-        self.length = data.grid[0]
+        self.grid = subject.data.grid
+        self._check_axes()
         self.source = FrozenEncoder(subject.encoder, subject.recipe.sampling, subject.device, self.depths)
-        self.loss = make_loss(options.loss, self.rate)
+        self.loss_name = options.loss or self.medium.default_loss
+        self.loss = self.medium.loss(self.loss_name)
         self.decoders: dict[int, Decoder] = {}
         self.untrained_losses: dict[int, float] = {}
         self.kept: list[int] = []  # depths whose decoder is whole, and in the run
@@ -111,14 +112,25 @@ class Decoding:
         """What makes a decoder what it is."""
         subject = self.subject
         encoder = {"step": subject.trained, "data": subject.recipe.to_dict()["data"]}
-        return {**asdict(self.options), "encoder": encoder}
+        return {**asdict(self.options), "loss": self.loss_name, "encoder": encoder}
+
+    def _check_axes(self) -> None:
+        """A map of frequency and time is not mirrored into samples by convolutions."""
+        for depth in self.depths:
+            axes = self.subject.encoder.geometry(depth)
+            if len(axes) != len(self.grid):
+                raise UsageError(
+                    f"decode: the maps of depth {depth} have {len(axes)} axes, and the data has {len(self.grid)}",
+                    "decoders mirror encoders of samples or of pixels, not of spectrograms",
+                )
 
     def _fresh(self, depth: int) -> Decoder:
         encoder, options = self.subject.encoder, self.options
         torch.manual_seed(derive_seed(options.seed, "decoder", depth))
-        axes = [encoder.geometry(stage)[0] for stage in range(-1, depth + 1)]
-        units = self._map(depth, torch.zeros(1, 1, self.length)).shape[1]
-        return Decoder(axes, units, width=options.width).to(self.subject.device)
+        axes = [encoder.geometry(stage) for stage in range(-1, depth + 1)]
+        channels = self.subject.data.channels
+        units = self._map(depth, torch.zeros(1, channels, *self.grid)).shape[1]
+        return Decoder(axes, units, width=options.width, channels=channels).to(self.subject.device)
 
     def _train(self, depth: int, watcher: Watcher, log: Callable[[int, dict[str, float]], None]) -> None:
         split, options, device = self.split("train"), self.options, self.subject.device
@@ -131,7 +143,7 @@ class Decoding:
         total = torch.zeros((), device=device)
         for step, keys in enumerate(batches, 1):
             x = torch.stack([split[key].input for key in keys]).to(device)
-            loss = self.loss(decoder(self._map(depth, x), x.shape[-1]), x)
+            loss = self.loss(decoder(self._map(depth, x), x.shape[2:]), x)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             for group in optimizer.param_groups:  # to zero over the last half
@@ -157,7 +169,7 @@ class Decoding:
         """Take the mean and deviation of every unit over some training crops."""
         sums = []
         for x in self.crops(split, "standardise", _FITTED):
-            frames = self._map(depth, x)[0].double().cpu()
+            frames = self._map(depth, x)[0].flatten(1).double().cpu()
             sums.append(torch.stack([torch.ones_like(frames), frames, frames.square()]).sum(2))
         count, first, second = torch.stack(sums).sum(0)
         mean = first / count
@@ -170,7 +182,7 @@ class Decoding:
     def _loss_of(self, depth: int) -> float:
         """The loss of a decoder as it is, on a few crops of the test split."""
         crops = [x.to(self.subject.device) for x in self.crops(self.split("test"), "judge", _BEFORE)]
-        losses = [float(self.loss(self.decoders[depth](self._map(depth, x), x.shape[-1]), x)) for x in crops]
+        losses = [float(self.loss(self.decoders[depth](self._map(depth, x), x.shape[2:]), x)) for x in crops]
         return sum(losses) / len(losses)
 
     # --- judging ------------------------------------------------------------------------------------------------------
@@ -181,34 +193,34 @@ class Decoding:
         self._seed_draws()
         crops = list(self.crops(self.split("test"), "judge", items))
         watcher.stage("judging", len(crops))
-        sums = {depth: torch.zeros(3, dtype=torch.float64) for depth in self.depths}
+        measures = [measure.of for measure in self.medium.measures.values()]
+        sums = {depth: torch.zeros(1 + len(measures), dtype=torch.float64) for depth in self.depths}
         for x in crops:
             x = x.to(self.subject.device)
             for depth, z in zip(self.depths, self.source.maps(x), strict=True):
-                made = self.decoders[depth](z, x.shape[-1])
-                errors = (self.loss(made, x), mel_error(made, x, self.rate)[0],
-                          cepstral_distortion(made, x, self.rate)[0])  # fmt: skip
-                sums[depth] += torch.stack(errors).double().cpu() / len(crops)
+                made = self.decoders[depth](z, x.shape[2:])
+                found = [self.loss(made, x), *(measure(made, x)[0] for measure in measures)]
+                sums[depth] += torch.stack(found).double().cpu() / len(crops)
             watcher.advance()
         return [self._judged(depth, sums[depth].tolist(), len(crops)) for depth in self.depths]
 
-    def _judged(self, depth: int, errors: Sequence[float], items: int) -> Judged:
+    def _judged(self, depth: int, found: Sequence[float], items: int) -> Judged:
         decoder = self.decoders[depth]
-        (axis,) = self.subject.encoder.geometry(depth)
+        axis = self.subject.encoder.geometry(depth)[-1]
         return Judged(
-            depth, 1000 * axis.hop / self.rate, len(decoder.mean), sum(p.numel() for p in decoder.parameters()), items,
-            errors[0], self.untrained_losses[depth], errors[1], errors[2],
+            depth, axis.hop, decoder.units, sum(p.numel() for p in decoder.parameters()), items,
+            found[0], self.untrained_losses[depth], dict(zip(self.medium.measures, found[1:], strict=True)),
         )  # fmt: skip
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def reconstruct(self, item: Item) -> tuple[Tensor, dict[int, Tensor]]:
-        """An item ``(T,)``, and what each depth makes of it."""
+        """An item ``(C, *grid)``, and what each depth makes of it."""
         self._seed_draws()
         x = item.input.unsqueeze(0)
         made = zip(self.depths, self.source.maps(x), strict=True)
-        return x[0, 0], {depth: self.sound(depth, z, x.shape[-1]) for depth, z in made}
+        return item.input, {depth: self.decoded(depth, z, x.shape[2:]) for depth, z in made}
 
     @torch.no_grad()
     def sample(self, depth: int, count: int, draws: Draws) -> list[Tensor]:
@@ -216,52 +228,52 @@ class Decoding:
         to each unit's features."""
         decoder = self.decoders[depth]
         generator = torch.Generator().manual_seed(derive_seed(self.options.seed, "decode sample", depth))
-        sounds = []
+        made = []
         for _ in range(count):
-            z = torch.randn(1, len(decoder.mean), decoder.frames(self.length), generator=generator)
-            z = z.to(self.subject.device)
-            if draws == "fitted":
-                z = decoder.mean[:, None] + decoder.deviation[:, None] * z
-            sounds.append(self.sound(depth, z, self.length))
-        return sounds
+            z = torch.randn(1, decoder.units, *decoder.frames(self.grid), generator=generator).to(self.subject.device)
+            made.append(self.decoded(depth, decoder.unstandard(z) if draws == "fitted" else z, self.grid))
+        return made
 
     @torch.no_grad()
     def interpolate(self, depth: int, first: Item, second: Item, count: int) -> list[Tensor]:
         """From one item to another in `count` equal steps in the latents, over what both are long."""
         self._seed_draws()
-        length = min(first.input.shape[-1], second.input.shape[-1])
-        one, other = (self.latents(depth, item.input[..., :length]) for item in (first, second))
+        one, other = (item.input.unsqueeze(0) for item in (first, second))
+        grid = shared_grid(one, other)
+        one, other = (self._map(depth, cropped(x, grid)) for x in (one, other))
         shares = torch.linspace(0, 1, count).tolist()
-        return [self.sound(depth, (1 - share) * one + share * other, length) for share in shares]
+        return [self.decoded(depth, (1 - share) * one + share * other, grid) for share in shares]
 
     @torch.no_grad()
     def traverse(self, depth: int, item: Item, unit: int, count: int) -> tuple[list[float], list[Tensor]]:
-        """An item with one unit held at values from 3 deviations below its mean to 3 above: values, and sounds."""
+        """An item with one unit held at values from 3 deviations below its mean to 3 above: values, and what is made of
+        them."""
         self._seed_draws()
         decoder = self.decoders[depth]
-        if not 0 <= unit < len(decoder.mean):
-            raise UsageError(f"--traverse {unit}: depth {depth} has dimensions 0 to {len(decoder.mean) - 1}")
-        z, length = self.latents(depth, item.input), item.input.shape[-1]
+        if not 0 <= unit < decoder.units:
+            raise UsageError(f"--traverse {unit}: depth {depth} has dimensions 0 to {decoder.units - 1}")
+        x = item.input.unsqueeze(0)
+        z = self._map(depth, x)
         values = (decoder.mean[unit] + decoder.deviation[unit] * torch.linspace(-3, 3, count).to(z)).tolist()
-        sounds = []
+        made = []
         for value in values:
             moved = z.clone()
             moved[:, unit] = value
-            sounds.append(self.sound(depth, moved, length))
-        return values, sounds
+            made.append(self.decoded(depth, moved, x.shape[2:]))
+        return values, made
 
     def _seed_draws(self) -> None:
         """For encoders whose evaluation draws from a Gaussian."""
         torch.manual_seed(derive_seed(self.options.seed, "decode draws"))
 
     def latents(self, depth: int, x: Tensor) -> Tensor:
-        """An input ``(1, T)`` to the depth's map ``(1, C, T')``."""
-        return self._map(depth, x.unsqueeze(0))
+        """An input ``(1, C, *grid)`` to the depth's map."""
+        return self._map(depth, x)
 
-    def sound(self, depth: int, z: Tensor, length: int) -> Tensor:
-        """A depth's map ``(1, C, T')`` to samples ``(length,)``, on the CPU."""
-        sound: Tensor = self.decoders[depth](z, length)[0, 0].float().cpu()
-        return sound
+    def decoded(self, depth: int, z: Tensor, grid: Sequence[int]) -> Tensor:
+        """A depth's map ``(1, C', *grid')`` to an input ``(C, *grid)``, on the CPU."""
+        made: Tensor = self.decoders[depth](z, grid)[0].float().cpu()
+        return made
 
     # --- data ---------------------------------------------------------------------------------------------------------
 
@@ -302,8 +314,20 @@ class Decoding:
         return split
 
     def crops(self, split: Split, purpose: str, count: int) -> Iterator[Tensor]:
-        """Crops ``(1, 1, T)`` of so many items spread over the split, each drawn by a seed of its own."""
+        """Crops ``(1, C, *grid)`` of so many items spread over the split, each drawn by a seed of its own."""
         count = min(count, len(split))
         chosen = [place * len(split) // count for place in range(count)]
         for index in chosen:
             yield split[index, derive_seed(self.options.seed, purpose, index)].input.unsqueeze(0)
+
+
+def shared_grid(one: Tensor, other: Tensor) -> tuple[int, ...]:
+    """As far as both reach, along every axis."""
+    return tuple(min(sizes) for sizes in zip(one.shape[2:], other.shape[2:], strict=True))
+
+
+def cropped(x: Tensor, grid: Sequence[int]) -> Tensor:
+    """The beginning of ``(B, C, *grid)``, along every axis."""
+    for axis, size in enumerate(grid, 2):
+        x = x.narrow(axis, 0, size)
+    return x

@@ -1,4 +1,4 @@
-"""A decoder for any depth of any encoder of sound: transposed convolutions, mirrored from the encoder's geometry."""
+"""A decoder for any depth of any encoder of sound or images: transposed convolutions, mirrored from its geometry."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -49,14 +49,17 @@ class Step:
 
 
 class Decoder(nn.Module):
-    """From a depth's map ``(B, C, T')`` back to the raw input ``(B, channels, T)``, for any T.
+    """From a depth's map ``(B, C, *grid')`` back to the raw input ``(B, channels, *grid)``, for any grid.
 
     One transposed convolution a stage, from the depth down to the raw input, with the kernel, stride and padding of the
-    stage (Denoodt et al.'s decoders have the same form); ReLU between, the last linear. Maps are standardised first, by
-    the `mean` and `deviation` of each unit over the training data, which also are the Gaussian fitted to them.
+    stage (Denoodt et al.'s decoders have the same form); ReLU between, the last linear. Before them come two
+    convolutions of three frames, so that not even the decoder of the first stage is linear: what a normalisation has
+    taken from a frame, its loudness above all, is told by no sum of its units. Maps are standardised first, by the
+    `mean` and `deviation` of each unit over the training data, which also are the Gaussian fitted to them.
 
     Args:
-        axes: where the frames lie: of the raw input, then of each stage up to the depth.
+        axes: where the frames lie: of the raw input, then of each stage up to the depth; one axis for sound, two for
+            images.
         units: C, the width of the depth's map.
         width: of everything between.
         channels: of the raw input.
@@ -65,42 +68,78 @@ class Decoder(nn.Module):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, axes: Sequence[Axis], units: int, *, width: int = 128, channels: int = 1) -> None:
+    def __init__(self, axes: Sequence[Sequence[Axis]], units: int, *, width: int = 128, channels: int = 1) -> None:
         super().__init__()
         if width < 1:
             raise UsageError(f"--width {width}: a decoder is at least 1 wide")
-        self.steps = [Step.between(lower, upper) for lower, upper in pairwise(axes)]
-        widths = [channels, *[width] * (len(self.steps) - 1), units]
+        conv, transposed = _CONVOLUTIONS[len(axes[0])]
+        self.steps = [tuple(map(Step.between, lower, upper)) for lower, upper in pairwise(axes)]
+        self.read = nn.Sequential(
+            conv(units, width, 3, padding=1), nn.ReLU(), conv(width, width, 3, padding=1), nn.ReLU()
+        )
         self.layers = nn.ModuleList(
-            nn.ConvTranspose1d(above, below, step.kernel, step.stride, step.padding)
-            for step, (below, above) in zip(self.steps, pairwise(widths), strict=True)
+            transposed(
+                width,
+                width if place else channels,
+                tuple(step.kernel for step in steps),
+                tuple(step.stride for step in steps),
+                tuple(step.padding for step in steps),
+            )
+            for place, steps in enumerate(self.steps)
         )
         self.register_buffer("mean", torch.zeros(units))
         self.register_buffer("deviation", torch.ones(units))
 
-    def frames(self, length: int) -> int:
-        """How many frames of the depth make `length` samples."""
-        return self._lengths(length)[-1]
+    @property
+    def units(self) -> int:
+        return len(self.mean)
 
-    def forward(self, z: Tensor, length: int) -> Tensor:
-        """``(B, C, T')`` to ``(B, channels, length)``."""
-        x = (z - self.mean[:, None]) / self.deviation[:, None]
-        lengths = self._lengths(length)
+    def frames(self, grid: Sequence[int]) -> tuple[int, ...]:
+        """The depth's grid for an input of this grid."""
+        return self._grids(grid)[-1]
+
+    def standard(self, z: Tensor) -> Tensor:
+        """A depth's map with each unit brought to mean 0 and deviation 1."""
+        return (z - self._by_unit(self.mean)) / self._by_unit(self.deviation)
+
+    def unstandard(self, z: Tensor) -> Tensor:
+        """The way back."""
+        return self._by_unit(self.mean) + self._by_unit(self.deviation) * z
+
+    def forward(self, z: Tensor, grid: Sequence[int]) -> Tensor:
+        """``(B, C, *grid')`` to ``(B, channels, *grid)``."""
+        x = self.read(self.standard(z))
+        grids = self._grids(grid)
         for place in reversed(range(len(self.steps))):
-            layer, step = self.layers[place], self.steps[place]
-            least = (x.shape[-1] - 1) * step.stride - 2 * step.padding + step.kernel
-            wanted = min(max(lengths[place], least, 1), max(least, 1) + step.stride - 1)
-            x = layer(x, output_size=[wanted])
+            sizes = zip(x.shape[2:], grids[place], self.steps[place], strict=True)
+            x = self.layers[place](x, output_size=[_reachable(*each) for each in sizes])
             if place > 0:
                 x = F.relu(x)
-        return F.pad(x, (0, length - x.shape[-1]))  # of frames that do not come from so many samples
+        # of frames that do not come from so large an input
+        missing = [size - made for size, made in zip(grid, x.shape[2:], strict=True)]
+        return F.pad(x, [amount for size in reversed(missing) for amount in (0, size)])
 
-    def _lengths(self, length: int) -> list[int]:
-        """The lengths of all maps, from the raw input up."""
-        lengths = [length]
-        for step in self.steps:
-            lengths.append(step.frames(lengths[-1]))
-        return lengths
+    def _by_unit(self, values: Tensor) -> Tensor:
+        return values.view(-1, *[1] * len(self.steps[0]))
+
+    def _grids(self, grid: Sequence[int]) -> list[tuple[int, ...]]:
+        """The grids of all maps, from the raw input up."""
+        grids = [tuple(grid)]
+        for steps in self.steps:
+            grids.append(tuple(step.frames(size) for step, size in zip(steps, grids[-1], strict=True)))
+        return grids
+
+
+_CONVOLUTIONS: Mapping[int, tuple[Callable[..., nn.Module], Callable[..., nn.Module]]] = {
+    1: (nn.Conv1d, nn.ConvTranspose1d),
+    2: (nn.Conv2d, nn.ConvTranspose2d),
+}
+
+
+def _reachable(frames: int, wanted: int, step: Step) -> int:
+    """The size nearest to what is `wanted` that a transposed convolution can make of so many frames."""
+    least = (frames - 1) * step.stride - 2 * step.padding + step.kernel
+    return min(max(wanted, least, 1), max(least, 1) + step.stride - 1)
 
 
 def decoder_file(run: Run, depth: int, made_by: Mapping[str, Any]) -> Path:

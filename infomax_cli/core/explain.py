@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from infomax_cli.core.api import DataError
-from infomax_cli.core.decode import Decoding
+from infomax_cli.core.decode import Decoding, cropped, shared_grid
 from infomax_cli.core.features import FrozenEncoder, extract
 from infomax_cli.core.logistic import fit_logistic
 from infomax_cli.core.rows import Rows, distinct
@@ -144,23 +144,23 @@ def contribution(decoding: Decoding, depth: int, items: int = 5) -> dict[int, fl
     """The interpolation contribution score of Denoodt et al.: by the number n of dimensions replaced, the error left.
 
     For each ordered pair of test items, the n dimensions whose means over time differ most are taken from the second
-    item into the first; the decoded sound's squared distance from the second item's, over that with none replaced.
+    item into the first; the squared distance of what is decoded from the second item's, over that with none replaced.
     """
-    sounds = decoding.items(items)
-    units = len(decoding.decoders[depth].mean)
+    inputs = [item.input.unsqueeze(0) for item in decoding.items(items)]
+    units = decoding.decoders[depth].units
     counts = [2**power for power in range(1, 20) if 2**power < units] + [units]
     left = dict.fromkeys(counts, 0.0)
     whole = 0.0
-    for first, second in permutations(sounds, 2):
-        length = min(first.input.shape[-1], second.input.shape[-1])
-        one, other = (decoding.latents(depth, item.input[..., :length]) for item in (first, second))
-        wanted = decoding.sound(depth, other, length)
-        order = (one.mean(-1) - other.mean(-1)).square()[0].argsort(descending=True)
-        whole += float((decoding.sound(depth, one, length) - wanted).square().mean())
+    for pair in permutations(inputs, 2):
+        grid = shared_grid(*pair)
+        one, other = (decoding.latents(depth, cropped(x, grid)) for x in pair)
+        wanted = decoding.decoded(depth, other, grid)
+        order = (one - other).flatten(2).mean(-1).square()[0].argsort(descending=True)
+        whole += float((decoding.decoded(depth, one, grid) - wanted).square().mean())
         for count in counts:
             mixed = one.clone()
             mixed[:, order[:count]] = other[:, order[:count]]
-            left[count] += float((decoding.sound(depth, mixed, length) - wanted).square().mean())
+            left[count] += float((decoding.decoded(depth, mixed, grid) - wanted).square().mean())
     if whole == 0:
-        raise DataError("explain: the test items sound alike once decoded", "leave out --contribution")
+        raise DataError("explain: the test items are alike once decoded", "leave out --contribution")
     return {count: value / whole for count, value in left.items()}

@@ -28,6 +28,15 @@ def log_batch(board: SummaryWriter, batch: Batch, data: DataSpec, shown: int = 4
             board.add_images(f"batch/view{view}", (x - low) / (high - low).clamp_min(1e-9))
 
 
+def log_piece(board: SummaryWriter, name: str, content: Tensor, rate: int | None) -> None:
+    """A sound ``(1, T)`` with its spectrogram, or, without a `rate`, an image ``(C, H, W)``."""
+    if rate is None:
+        board.add_image(name, content.clamp(0, 1))
+        return
+    board.add_audio(name, content[0].clamp(-1, 1), sample_rate=rate)
+    board.add_image(f"{name}/spectrogram", spectrogram_image(content[0]))
+
+
 def spectrogram_image(wave: Tensor, size: int = 400, hop: int = 80) -> Tensor:
     """A log-magnitude spectrogram of ``(T,)`` samples as a grey image ``(1, F, frames)`` in [0, 1], low notes below."""
     size = min(size, len(wave))

@@ -14,8 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from infomax_cli.core.audio import load_torchaudio
-from infomax_cli.errors import UsageError
-from infomax_cli.wording import suggest
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
@@ -25,20 +23,6 @@ _MEL_WINDOW, _MEL_HOP, _MEL_BANDS = 4096, 2048, 128  # of their mel loss
 _WINDOW, _HOP, _BANDS = 0.025, 0.010, 80  # seconds, seconds, mel bands: of what decoders are judged by
 _CEPSTRA = 24  # coefficients of the mel-cepstral distortion, the first of all (loudness) left out
 _QUIET = 1e-8  # power of a mel band below which nothing is heard
-
-
-def make_loss(name: str, rate: int) -> Distance:
-    """The loss called `name`, or the sum of several, ``mse+mel``. Raises `UsageError` where there is none."""
-    parts = []
-    for part in name.split("+"):
-        if part not in LOSSES:
-            raise UsageError(f"--loss {name}: there is no loss {part!r}", suggest(part, list(LOSSES)))
-        parts.append(LOSSES[part](rate))
-
-    def total(made: Tensor, wanted: Tensor) -> Tensor:
-        return torch.stack([part(made, wanted) for part in parts]).sum()
-
-    return total
 
 
 def _mse(rate: int) -> Distance:
