@@ -97,3 +97,25 @@ def image_blocks(
         judges = {make.__name__: make(spec, **options) for make, options in losses}
         made.append(Block(encoder, spec, judges, dict.fromkeys(judges, 1.0), SamplingOptions()))  # type: ignore[arg-type]
     return made
+
+
+def train(
+    blocks: Sequence[Block], steps: int, views: int = 1, items: int = 32
+) -> tuple[dict[str, float], dict[str, float]]:
+    """What the blocks tell of their losses before and after `steps` of Adam, each on its own, on the same images."""
+    made = [blob_images(items, seed=0) for _ in range(views)]
+    images = tuple(image + 0.1 * torch.randn_like(image) for image in made)
+    batch = Batch(images, {}, ())
+    optimizers = [torch.optim.Adam(block.trained_parameters(), 3e-3) for block in blocks]
+    told: list[dict[str, float]] = []
+    for _ in range(steps):
+        inputs, seen = images, {}
+        for block, optimizer in zip(blocks, optimizers, strict=True):
+            output = block(inputs, batch)
+            optimizer.zero_grad()
+            output.total.backward()
+            optimizer.step()
+            seen |= {f"block{block.index}/{name}": float(v) for name, v in (output.terms | output.watched).items()}
+            inputs = output.outputs
+        told.append(seen)
+    return told[0], told[-1]
