@@ -157,10 +157,18 @@ class Gaussians:
     def log_ratios(self, items: int, seed: int, locations: int = 1) -> Tensor:
         """Of every x with every y, ``(N, 1, N, L)``; the y of an item's locations are drawn given its x, apart."""
         draw = torch.Generator().manual_seed(seed)
-        x = torch.randn(items, 1, 1, 1, generator=draw, dtype=torch.float64)
-        noise = torch.randn(items, locations, generator=draw, dtype=torch.float64)
-        y = self.rho * x[:, 0, 0] + math.sqrt(1 - self.rho**2) * noise  # (N, L)
-        shrunk = 1 - self.rho**2
+        x = torch.randn(items, 1, generator=draw, dtype=torch.float64)
+        return self._log_ratios(x, torch.randn(items, locations, generator=draw, dtype=torch.float64))
+
+    def evenly(self, items: int, seed: int = 0) -> Tensor:
+        """As `log_ratios`, of pairs spread evenly, so that means over them vary little: no seed needs to be lucky."""
+        uniform = torch.quasirandom.SobolEngine(2, scramble=True, seed=seed).draw(items, dtype=torch.float64)
+        x, noise = torch.special.ndtri(uniform).unsqueeze(2).unbind(1)
+        return self._log_ratios(x, noise)
+
+    def _log_ratios(self, x: Tensor, noise: Tensor) -> Tensor:
+        y = self.rho * x + math.sqrt(1 - self.rho**2) * noise  # (N, L)
+        x, shrunk = x[..., None, None], 1 - self.rho**2
         return self.information - (self.rho**2 * (x**2 + y**2) - 2 * self.rho * x * y) / (2 * shrunk)
 
     def divergences(self) -> dict[Measure, float]:
@@ -201,23 +209,22 @@ BEST: dict[Measure, Term] = {  # the best critic of each bound, from the log rat
 
 @pytest.mark.parametrize("measure", F_DIVERGENCES)
 def test_the_best_critic_reaches_the_divergence_and_another_stays_below(measure: Measure) -> None:
-    gaussians = Gaussians(0.6)
+    gaussians = Gaussians(0.4)  # with more, ratios of densities have no variance, and rkl and x2 take long to settle
     truth = gaussians.divergences()[measure]
-    log_ratios = [gaussians.log_ratios(600, seed) for seed in range(16)]
+    best = [BEST[measure](gaussians.evenly(1024, seed)) for seed in range(4)]
 
-    def bound(change: Term, draws: list[Tensor]) -> float:
-        values = [float(contrast(change(BEST[measure](each)), measure)[0]) for each in draws]
-        return DIVERGENCES[measure].shift - sum(values) / len(values)
+    def bound(scores: Tensor) -> float:
+        return DIVERGENCES[measure].shift - float(contrast(scores, measure)[0])
 
-    assert bound(lambda u: u, log_ratios) == pytest.approx(truth, rel=0.06)
-    for change in (lambda u: 0.5 * u, lambda u: u + 0.7, lambda u: 2 * u - 0.3):
-        assert bound(change, log_ratios[:2]) < 0.95 * truth
+    assert sum(map(bound, best)) / 4 == pytest.approx(truth, rel=0.06 if measure in ("rkl", "x2") else 0.02)
+    for other in (0.5 * best[0], best[0] + 0.7, 2 * best[0] - 0.3):
+        assert bound(other) < 0.9 * truth
 
 
 @pytest.mark.parametrize("rho", [0.5, 0.9, 0.999])
 def test_nce_stays_below_the_mutual_information_and_below_log_n(rho: float) -> None:
     gaussians, items = Gaussians(rho), 16
-    bounds = [float(contrast(gaussians.log_ratios(items, seed), "nce")[1]["bound"]) for seed in range(200)]
+    bounds = [float(contrast(gaussians.log_ratios(items, seed), "nce")[1]["bound"]) for seed in range(100)]
     mean = sum(bounds) / len(bounds)
     assert mean < gaussians.information + 0.02
     assert max(bounds) < math.log(items)
@@ -226,7 +233,7 @@ def test_nce_stays_below_the_mutual_information_and_below_log_n(rho: float) -> N
 
 def test_the_nce_bound_holds_where_negatives_of_an_item_are_all_alike() -> None:
     gaussians, items, locations = Gaussians(0.8), 3, 20
-    alike = [gaussians.log_ratios(items, seed).expand(-1, -1, -1, locations) for seed in range(400)]
+    alike = [gaussians.log_ratios(items, seed).expand(-1, -1, -1, locations) for seed in range(200)]
     losses, watched = zip(*(contrast(each, "nce") for each in alike), strict=True)
     naive = math.log(1 + (items - 1) * locations) - float(torch.stack(losses).mean())
     bound = sum(float(seen["bound"]) for seen in watched) / len(watched)
@@ -236,14 +243,14 @@ def test_the_nce_bound_holds_where_negatives_of_an_item_are_all_alike() -> None:
 
 def test_dv_with_the_log_ratio_is_the_mutual_information() -> None:
     gaussians = Gaussians(0.8)
-    bounds = [float(contrast(gaussians.log_ratios(700, seed), "dv")[1]["bound"]) for seed in range(4)]
-    assert sum(bounds) / 4 == pytest.approx(gaussians.information, abs=0.03)
+    bound = contrast(gaussians.evenly(1024), "dv")[1]["bound"]
+    assert float(bound) == pytest.approx(gaussians.information, rel=0.05)
 
 
 def test_dv_overrates_what_it_was_trained_on_and_not_what_was_held_out() -> None:
     torch.manual_seed(0)
     rho, items = 0.6, 16
-    critic = nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
+    critic = nn.Sequential(nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1))
 
     def draw(count: int) -> Tensor:
         x = torch.randn(count, 1)

@@ -193,13 +193,15 @@ def test_one_item_is_enough() -> None:
     assert torch.isfinite(judged(make_loss(), random_features(SPEC, 1)))
 
 
-@pytest.mark.parametrize("game", ["non_saturating", "reversal", "alternating"])
-@pytest.mark.parametrize("prior", ["uniform", "normal"])
+@pytest.mark.parametrize(
+    ("game", "prior"),
+    [("non_saturating", "uniform"), ("reversal", "uniform"), ("alternating", "uniform"), ("non_saturating", "normal")],
+)
 def test_codes_are_drawn_towards_the_prior(game: str, prior: str) -> None:
     torch.manual_seed(0)
     spec = block_spec((2, (1, 1)), (2, (1, 1)))
-    loss = PriorMatching(spec, game=game, prior=prior, layers=[64])  # type: ignore[arg-type]
-    noise = torch.randn(128, 2, 1, 1)
+    loss = PriorMatching(spec, game=game, prior=prior, layers=[32])  # type: ignore[arg-type]
+    noise = torch.randn(64, 2, 1, 1)
     encoder = nn.Conv2d(2, 2, 1)
     with torch.no_grad():
         encoder.weight.mul_(0.3)
@@ -214,7 +216,7 @@ def test_codes_are_drawn_towards_the_prior(game: str, prior: str) -> None:
 
     optimizer = torch.optim.Adam([*encoder.parameters(), *loss.parameters()], 1e-2, betas=(0.5, 0.999))
     before = distance(encoder(noise))
-    for _ in range(300 if game == "alternating" else 150):
+    for _ in range(400 if game == "alternating" else 200):
         codes = encoder(noise)
         optimizer.zero_grad()
         total(loss([features(noise, codes)], BATCH)).backward()
