@@ -112,7 +112,7 @@ def test_what_pip_left_behind_when_it_was_interrupted_does_not_count(declare: De
     ("kind", "name", "message", "hint"),
     [
         ("encoders", "speach_conv", "there is no encoder 'speach_conv'", "did you mean speech_conv?"),
-        ("losses", "xyz", "there is no loss 'xyz'", "there are: infonce"),
+        ("losses", "xyz", "there is no loss 'xyz'", "there are: "),
         ("losses", "nobody:infonce", "there is no loss 'nobody:infonce'", "did you mean infonce?"),
         (
             "encoders",
