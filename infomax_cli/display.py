@@ -11,6 +11,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from infomax_cli.wording import describe_seconds
+
 PLAIN_EVERY_SECONDS = 10.0
 
 
@@ -79,7 +81,7 @@ class TrainDisplay:
         seconds = time.monotonic() - self.began
         left = (self.total - step) * seconds / max(1, step - self.start)
         phase = next(iter(values), "train/").split("/")[0]
-        return f"step {step}/{self.total}  {phase}  {'  '.join(losses)}  {self._speed()}  {_clock(left)} left"
+        return f"step {step}/{self.total}  {phase}  {'  '.join(losses)}  {self._speed()}  {describe_seconds(left)} left"
 
     def _render(self) -> Group:
         values = self.values
@@ -99,9 +101,3 @@ def _short(name: str) -> str:
     """``train/block2/infonce`` as ``block2 infonce``."""
     _, block, measure = name.split("/", 2)
     return f"{block} {measure}"
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -15,6 +15,7 @@ import typer
 from infomax_cli import __version__
 from infomax_cli.commands.decode import decode
 from infomax_cli.commands.doctor import doctor
+from infomax_cli.commands.download import download
 from infomax_cli.commands.explain import explain
 from infomax_cli.commands.plugins import plugins
 from infomax_cli.commands.probe import probe
@@ -50,6 +51,7 @@ app.command("train")(train)
 app.command("probe")(probe)
 app.command("decode")(decode)
 app.command("explain")(explain)
+app.command("download")(download)
 app.command("plugins")(plugins)
 app.add_typer(recipes, name="recipes")
 app.command("doctor")(doctor)

@@ -13,6 +13,12 @@ def data_root() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "infomax"
 
 
+def root_option(root: Path) -> str:
+    """What a command needs to find data under `root`: `` --root ROOT``, or nothing where it looks there anyway."""
+    root = root.expanduser().absolute()
+    return "" if root == data_root().absolute() else f" --root {root}"
+
+
 def runs_root() -> Path:
     """Where runs are written and looked for: ``$INFOMAX_RUNS``, else ``runs`` in the current folder."""
     return Path(os.environ.get("INFOMAX_RUNS") or "runs").expanduser()

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from dataclasses import dataclass
 from types import TracebackType
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from infomax_cli.wording import describe_bytes, describe_seconds
 
 PLAIN_EVERY_SECONDS = 10.0
 
@@ -47,3 +60,85 @@ class StageDisplay:
             self._last_line = now
             line = f"{self._what}: {self._done}/{self._total}"
             self.console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+@dataclass
+class _Transfer:
+    """Something of many bytes under way: its bar, where it began, and when."""
+
+    bar: TaskID
+    total: int | None
+    first: int
+    began: float
+    done: int
+    said: float
+
+
+class TransferDisplay:
+    """A `Watch`: a bar for each file on a terminal, else a line each now and then and at its end."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        moving = console.is_terminal and not console.is_dumb_terminal
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )  # fmt: skip
+        self._progress = Progress(*columns, console=console, transient=True, disable=not moving)
+        self._under_way: dict[str, _Transfer] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> TransferDisplay:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def begin(self, task: str, total: int | None, done: int = 0) -> None:
+        now = time.monotonic()
+        with self._lock:
+            old = self._under_way.get(task)
+            if old is not None and done >= old.done and total == old.total:
+                return  # it goes on from where it was
+            bar = old.bar if old else self._progress.add_task(escape(task), total=total)
+            self._progress.update(bar, total=total, completed=done)
+            self._under_way[task] = _Transfer(bar, total, done, now, done, old.said if old else now)
+
+    def at(self, task: str, done: int) -> None:
+        now = time.monotonic()
+        with self._lock:
+            transfer = self._under_way[task]
+            transfer.done = done
+            self._progress.update(transfer.bar, completed=done)
+            if self._progress.disable and now - transfer.said > PLAIN_EVERY_SECONDS:
+                transfer.said = now
+                self._say(f"{task}: {_so_far(transfer, now)}")
+
+    def end(self, task: str, *, whole: bool) -> None:
+        with self._lock:
+            transfer = self._under_way.pop(task, None)
+            if transfer is None:
+                return
+            self._progress.remove_task(transfer.bar)
+            if whole:
+                seconds = time.monotonic() - transfer.began
+                self._say(f"{task}: {describe_bytes(transfer.done)} in {describe_seconds(seconds)}")
+
+    def note(self, text: str) -> None:
+        self._say(text)
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def _so_far(transfer: _Transfer, now: float) -> str:
+    """How much, how fast, and how long still."""
+    speed = (transfer.done - transfer.first) / max(now - transfer.began, 1e-9)
+    if transfer.total is None:
+        return f"{describe_bytes(transfer.done)}, {describe_bytes(speed)}/s"
+    left = describe_seconds((transfer.total - transfer.done) / speed) if speed > 0 else "?"
+    much = f"{describe_bytes(transfer.done)} of {describe_bytes(transfer.total)}"
+    return f"{much}, {describe_bytes(speed)}/s, {left} left"

@@ -128,7 +128,7 @@ def load_plugin(plugin: Plugin) -> type[Any]:
     """Import `plugin`; whatever goes wrong while its module runs becomes a `PluginError` that names it."""
     module, _, attribute = plugin.target.partition(":")
     try:
-        with _contained():
+        with contained():
             loaded: Any = importlib.import_module(module)
         for part in attribute.split("."):
             loaded = getattr(loaded, part)
@@ -144,7 +144,7 @@ def load_plugin(plugin: Plugin) -> type[Any]:
 
 
 @contextlib.contextmanager
-def _contained() -> Iterator[None]:
+def contained() -> Iterator[None]:
     """While a stranger's module runs: what it prints is a message, not a result, and it cannot end the process."""
     leave = os._exit
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from infomax_cli.core.files import hold
 from infomax_cli.errors import CheckpointError, RecipeError, UsageError
 from infomax_cli.recipe import Recipe, parse, read_recipe
 
@@ -56,26 +56,15 @@ class Run:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run against a second process that would train it; the system frees it when we die.
-
-        A record lock, which belongs to this process alone: the loader's workers, who may outlive it for seconds, would
-        share in the other kind.
-        """
-        import fcntl
-
-        try:
-            file = (self.path / ".lock").open("w")
-        except OSError as error:
-            raise CheckpointError(f"cannot write in {self.path}: {error.strerror}") from error
-        with file:
+        """Hold the run against a second process that would train it; the system frees it when we die."""
+        busy = CheckpointError(
+            f"another process is training {self.path}", "wait for it, or stop it with Ctrl-C or SIGTERM"
+        )
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stack.enter_context(hold(self.path / ".lock", busy))
             except OSError as error:
-                if error.errno in (errno.EACCES, errno.EAGAIN):
-                    raise CheckpointError(
-                        f"another process is training {self.path}", "wait for it, or stop it with Ctrl-C or SIGTERM"
-                    ) from error
-                # a file system without locks: better unguarded than not at all
+                raise CheckpointError(f"cannot write in {self.path}: {error.strerror}") from error
             yield
 
     def remove_leftovers(self) -> None:

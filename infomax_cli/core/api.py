@@ -20,6 +20,8 @@ from infomax_cli.core.audio import AudioInfo, audio_info, read_audio
 from infomax_cli.core.files import IndexCache, cache_root, write_atomically, write_text
 from infomax_cli.core.seeds import derive_seed, numpy_generator, torch_generator
 from infomax_cli.errors import CorruptItem, DataError, DoesNotFit, InfomaxError, PluginError, UsageError
+from infomax_cli.fetching.catalogue import CATALOGUE, RemoteFile, Subset
+from infomax_cli.fetching.obtain import obtain
 
 __all__ = [
     # the nouns
@@ -30,6 +32,7 @@ __all__ = [
     "stop_gradient", "pool_to_labels",
     "AudioInfo", "audio_info", "read_audio",
     "IndexCache", "cache_root", "write_atomically", "write_text",
+    "RemoteFile", "Subset", "obtain", "CATALOGUE",
     "derive_seed", "numpy_generator", "torch_generator",
     "InfomaxError", "UsageError", "DataError", "CorruptItem", "DoesNotFit", "PluginError",
 ]  # fmt: skip
@@ -276,6 +279,9 @@ class Dataset(Protocol):
     Its splits are named in ``describe(root).sizes``: `train`, and where there are such `validation` and `test`. A label
     that is not to be probed from `train` to `test` (speakers, where those of the test split are others) is named in an
     optional attribute ``probe_splits``, as ``{label: (split to fit on, split to score on)}``.
+
+    What it consists of may be told in an optional attribute ``downloads``, as ``{name: Subset}``: then `infomax
+    download` fetches, checks and mends it as it does our own, and `download` need only call `obtain`.
     """
 
     def download(self, root: Path) -> None:

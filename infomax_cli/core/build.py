@@ -23,6 +23,7 @@ from infomax_cli.core.api import BlockSpec, Dataset, DataSpec, DoesNotFit, Encod
 from infomax_cli.core.blocks import Block, check_ownership, cut_for_splits, describe_blocks, partition
 from infomax_cli.core.views import check_augmentations
 from infomax_cli.errors import DataError, InfomaxError, RecipeError
+from infomax_cli.overrides import apply_overrides
 from infomax_cli.paths import data_root
 from infomax_cli.recipe import LossEntry, PluginSection, Recipe
 from infomax_cli.wording import describe_error
@@ -127,9 +128,20 @@ def _check_data(recipe: Recipe, data: DataSpec) -> None:
 
 
 def build_dataset(recipe: Recipe) -> Dataset:
-    made = _construct(registry.load("datasets", recipe.data.name), recipe.data.options, f"dataset {recipe.data.name}")
+    return _make_dataset(recipe.data)
+
+
+def dataset_by_name(name: str, changes: Sequence[str]) -> Dataset:
+    """A dataset outside of any recipe; `changes` are ``data.key=value``."""
+    raw = apply_overrides({"data": {"name": name}}, changes)["data"]
+    options = {key: value for key, value in raw.items() if key != "name"}
+    return _make_dataset(_bound("datasets", PluginSection(name, options), "data", f"download {name}"))
+
+
+def _make_dataset(section: PluginSection) -> Dataset:
+    made = _construct(registry.load("datasets", section.name), section.options, f"dataset {section.name}")
     if not isinstance(made, Dataset):
-        raise PluginError(f"dataset {recipe.data.name} lacks download, describe or split")
+        raise PluginError(f"dataset {section.name} lacks download, describe or split")
     return made
 
 

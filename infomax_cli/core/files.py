@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -39,6 +40,25 @@ def write_atomically(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     with write_atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def hold(path: Path, busy: Exception) -> Iterator[None]:
+    """Hold a lock, the file `path`, or raise `busy` where another process does; the system frees it when we die.
+
+    A record lock, which belongs to this process alone: the loader's workers, who may outlive it for seconds, would
+    share in the other kind.
+    """
+    import fcntl
+
+    with path.open("w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise busy from error
+            # a file system without locks: better unguarded than not at all
+        yield
 
 
 def _umask() -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from infomax_cli.core.api import DataError
+from infomax_cli.core.api import CATALOGUE, DataError, obtain
 from infomax_plugins.datasets._alignment import Alignment, fit_alignment, read_alignment
 from infomax_plugins.datasets._recordings import (
     MISSING_HINT,
@@ -24,6 +24,7 @@ from infomax_plugins.datasets._speech import Corpus, Mode, SpeechDataset
 
 SplitBy = Literal["auto", "files", "utterance", "speaker"]
 
+_PUBLISHED = CATALOGUE["librispeech"]
 _LABELS = "LibriSpeech100_labels_split"
 _LAYOUT = "Utterances lie in <root>/LibriSpeech/<subset>/<speaker>/<chapter>/<speaker>-<chapter>-<number>.flac."
 _RATE = 16000
@@ -96,10 +97,13 @@ class LibriSpeech(SpeechDataset):
         return {"speaker": ("train", "seen")} if self.split_by == "speaker" else {}
 
     def download(self, root: Path) -> None:
-        raise DataError(
-            "infomax does not download LibriSpeech yet",
-            f"Get it from https://www.openslr.org/12 and unpack it under {root}. {_LAYOUT}",
-        )
+        """The published ones of its subsets. Raises `DataError` for another."""
+        if unknown := [subset for subset in self.subsets if subset not in _PUBLISHED.subsets]:
+            raise DataError(
+                f"there is no subset {unknown[0]} of LibriSpeech to download",
+                f"There are {', '.join(_PUBLISHED.subsets)}.",
+            )
+        obtain(self.name, _PUBLISHED.choose(self.subsets), root)
 
     def read_corpus(self, root: Path) -> Corpus:
         where = f"{root / 'LibriSpeech'} ({', '.join(self.subsets)})"
@@ -215,9 +219,18 @@ def _missing_hint(root: Path, subset: str) -> str:
         if (better / "LibriSpeech" / subset).is_dir():
             return f"It is there with --root {better}."
     there = root / "LibriSpeech"
-    if there.is_dir() and (subsets := sorted(entry.name for entry in there.iterdir() if entry.is_dir())):
-        return f"{there} holds {', '.join(subsets)}: choose with data.subset=. {MISSING_HINT}"
-    return f"{MISSING_HINT} LibriSpeech is at https://www.openslr.org/12."
+    if there.is_dir() and (subsets := _subsets_in(there)):
+        choice = f"{there} holds {', '.join(subsets)}: choose with data.subset=."
+        return f"{choice} {_how_to_get(root, subset)}{MISSING_HINT}"
+    return f"{_how_to_get(root, subset)}{MISSING_HINT}"
+
+
+def _subsets_in(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _how_to_get(root: Path, subset: str) -> str:
+    return f"{_PUBLISHED.how_to_get(root, subset)}. " if subset in _PUBLISHED.subsets else ""
 
 
 def _read_split_files(folder: Path, *, required: bool) -> _SplitFiles | None:
@@ -228,7 +241,8 @@ def _read_split_files(folder: Path, *, required: bool) -> _SplitFiles | None:
     if missing:
         raise DataError(
             f"there is no {missing[0]}, which split_by files needs",
-            "Put both split files there, or split otherwise: data.split_by=utterance or data.split_by=speaker.",
+            f"{CATALOGUE['librispeech-labels'].how_to_get(folder.parent)}; or split otherwise: "
+            "data.split_by=utterance or data.split_by=speaker.",
         )
     ids = {name: _read_ids(path) for name, path in paths.items()}
     if both := sorted(set(ids["train"]) & set(ids["test"])):

@@ -358,7 +358,8 @@ def test_empty_split_says_which_and_why(root: Path) -> None:
 def test_missing_data_says_where_it_was_looked_for_and_what_runs_without(root: Path) -> None:
     with pytest.raises(DataError, match=str(root / "LibriSpeech" / "train-clean-100")) as caught:
         LibriSpeech().describe(root)
-    for help_ in ("--root", "data.root=", "INFOMAX_DATA", "--data syllables", "openslr.org/12"):
+    command = f"`infomax download librispeech --subset train-clean-100 --root {root}` gets it (5.9 GiB)"
+    for help_ in (command, "--root", "data.root=", "INFOMAX_DATA", "--data syllables"):
         assert help_ in str(caught.value.hint)
 
 
@@ -439,10 +440,11 @@ def test_options_that_make_no_sense_are_refused_at_once(options: dict[str, objec
         dataset(**options)
 
 
-def test_download_says_where_to_get_it(root: Path) -> None:
-    with pytest.raises(DataError) as caught:
-        LibriSpeech().download(root)
-    assert "https://www.openslr.org/12" in str(caught.value.hint)
+def test_download_knows_the_published_subsets_alone(root: Path) -> None:
+    with pytest.raises(DataError, match="no subset mine of LibriSpeech") as caught:
+        dataset(subset=["dev-clean", "mine"]).download(root)
+    assert "train-other-500" in str(caught.value.hint)
+    assert not root.exists()
 
 
 # --- corrupt files and the cache -------------------------------------------------------------------------------------
