@@ -6,6 +6,7 @@ import threading
 import time
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,6 +15,7 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
@@ -25,19 +27,15 @@ from infomax_cli.wording import describe_bytes, describe_seconds
 PLAIN_EVERY_SECONDS = 10.0
 
 
-class StageDisplay:
-    """What is being done and how far, each stage of so many parts: a bar on a terminal, else a line now and then."""
+class _Bars:
+    """Bars on a terminal, which go away at the end; elsewhere plain lines."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *columns: ProgressColumn) -> None:
         self.console = console
-        moving = console.is_terminal and not console.is_dumb_terminal
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=console, transient=True, disable=not moving)
-        self._task = self._progress.add_task("", total=None)
-        self._what, self._total, self._done = "", 0, 0
-        self._last_line = time.monotonic()
+        self.moving = console.is_terminal and not console.is_dumb_terminal
+        self._progress = Progress(*columns, console=console, transient=True, disable=not self.moving)
 
-    def __enter__(self) -> StageDisplay:
+    def __enter__(self) -> Self:
         self._progress.start()
         return self
 
@@ -45,6 +43,21 @@ class StageDisplay:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+class StageDisplay(_Bars):
+    """What is being done and how far, each stage of so many parts: a bar on a terminal, else a line now and then."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(
+            console, TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        )
+        self._task = self._progress.add_task("", total=None)
+        self._what, self._total, self._done = "", 0, 0
+        self._last_line = time.monotonic()
 
     def stage(self, what: str, total: int) -> None:
         """Begin something of `total` parts."""
@@ -56,10 +69,9 @@ class StageDisplay:
         self._done += 1
         self._progress.advance(self._task)
         now = time.monotonic()
-        if self._progress.disable and now - self._last_line > PLAIN_EVERY_SECONDS:
+        if not self.moving and now - self._last_line > PLAIN_EVERY_SECONDS:
             self._last_line = now
-            line = f"{self._what}: {self._done}/{self._total}"
-            self.console.print(line, soft_wrap=True, highlight=False, markup=False)
+            self._say(f"{self._what}: {self._done}/{self._total}")
 
 
 @dataclass
@@ -74,28 +86,16 @@ class _Transfer:
     said: float
 
 
-class TransferDisplay:
+class TransferDisplay(_Bars):
     """A `Watch`: a bar for each file on a terminal, else a line each now and then and at its end."""
 
     def __init__(self, console: Console) -> None:
-        self.console = console
-        moving = console.is_terminal and not console.is_dumb_terminal
-        columns = (
-            TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(),
-            TimeRemainingColumn(),
+        super().__init__(
+            console, TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True),
+            TransferSpeedColumn(), TimeRemainingColumn(),
         )  # fmt: skip
-        self._progress = Progress(*columns, console=console, transient=True, disable=not moving)
         self._under_way: dict[str, _Transfer] = {}
         self._lock = threading.Lock()
-
-    def __enter__(self) -> TransferDisplay:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
 
     def begin(self, task: str, total: int | None, done: int = 0) -> None:
         now = time.monotonic()
@@ -113,7 +113,7 @@ class TransferDisplay:
             transfer = self._under_way[task]
             transfer.done = done
             self._progress.update(transfer.bar, completed=done)
-            if self._progress.disable and now - transfer.said > PLAIN_EVERY_SECONDS:
+            if not self.moving and now - transfer.said > PLAIN_EVERY_SECONDS:
                 transfer.said = now
                 self._say(f"{task}: {_so_far(transfer, now)}")
 
@@ -129,9 +129,6 @@ class TransferDisplay:
 
     def note(self, text: str) -> None:
         self._say(text)
-
-    def _say(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def _so_far(transfer: _Transfer, now: float) -> str:

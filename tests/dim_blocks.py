@@ -50,6 +50,14 @@ def gradients(value: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
     return [torch.zeros_like(x) if each is None else each for x, each in zip(tensors, found, strict=True)]
 
 
+def assert_learns_in_float32(value: Tensor, loss: nn.Module) -> None:
+    """What a loss says under autocast is finite and in fp32, and all that it owns gets a finite gradient."""
+    value.backward()
+    assert value.dtype == torch.float32
+    assert torch.isfinite(value)
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in loss.parameters())
+
+
 def total(output: LossOutput) -> Tensor:
     return torch.stack(list(output.terms.values())).sum()
 

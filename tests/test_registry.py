@@ -112,7 +112,12 @@ def test_what_pip_left_behind_when_it_was_interrupted_does_not_count(declare: De
     ("kind", "name", "message", "hint"),
     [
         ("encoders", "speach_conv", "there is no encoder 'speach_conv'", "did you mean speech_conv?"),
-        ("losses", "xyz", "there is no loss 'xyz'", "there are: "),
+        (
+            "losses",
+            "xyz",
+            "there is no loss 'xyz'",
+            "there are: coordinates, global_dim, infonce, kl, local_dim, prior_matching",
+        ),
         ("losses", "nobody:infonce", "there is no loss 'nobody:infonce'", "did you mean infonce?"),
         (
             "encoders",

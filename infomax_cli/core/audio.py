@@ -24,6 +24,7 @@ Samples = npt.NDArray[np.float32]
 _AGAIN = "Copy or download the file again, or remove it."
 _NO_LENGTH = 2**62  # libsndfile reports a length beyond this where the header tells none
 _SHORTER = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
+_WAV = ("WAV", "WAVEX")
 _STREAM = 2**31 - 2**12  # a WAV written to a pipe tells some size beyond this
 # libsndfile does not seek exactly in lossy formats: an MP3 frame needs bits of those before it, and the last page of an
 # Ogg file is off (libsndfile issue 885). So they are decoded from their beginning, or, far from it, with a run-up.
@@ -54,7 +55,7 @@ def audio_info(path: Path) -> AudioInfo:
     except (soundfile.SoundFileError, OSError, TypeError) as error:
         raise DataError(f"cannot read {_shown(path)}: {_reason(path, error)}", _AGAIN) from error
     _check_length(path, info.frames)
-    _check_whole(path, info.extra_info)
+    _check_whole(path, info)
     return AudioInfo(info.frames, info.samplerate, info.channels)
 
 
@@ -70,7 +71,7 @@ def read_audio(path: Path, start: int = 0, frames: int | None = None, rate: int 
     try:
         with soundfile.SoundFile(_name(path)) as file:
             _check_length(path, file.frames)
-            _check_whole(path, file.extra_info)
+            _check_whole(path, file)
             if file.samplerate == rate:
                 samples = _read(file, path, start, file.frames if frames is None else start + frames)
             else:
@@ -141,9 +142,9 @@ def _check_length(path: Path, frames: int) -> None:
         )
 
 
-def _check_whole(path: Path, log: str) -> None:
-    """Of a WAV that is cut short libsndfile tells only in its `log`; its length it reports as what is there."""
-    found = _SHORTER.search(log)
+def _check_whole(path: Path, file: Any) -> None:
+    """Of a WAV that is cut short libsndfile tells only in its log; its length it reports as what is there."""
+    found = _SHORTER.search(file.extra_info) if file.format in _WAV else None
     if found is None:
         return
     promised, there = int(found[1]), int(found[2])

@@ -129,7 +129,7 @@ class Decoding:
         torch.manual_seed(derive_seed(options.seed, "decoder", depth))
         axes = [encoder.geometry(stage) for stage in range(-1, depth + 1)]
         channels = self.subject.data.channels
-        units = self._map(depth, torch.zeros(1, channels, *self.grid)).shape[1]
+        units = self.latents(depth, torch.zeros(1, channels, *self.grid)).shape[1]
         return Decoder(axes, units, width=options.width, channels=channels).to(self.subject.device)
 
     def _train(self, depth: int, watcher: Watcher, log: Callable[[int, dict[str, float]], None]) -> None:
@@ -143,7 +143,7 @@ class Decoding:
         total = torch.zeros((), device=device)
         for step, keys in enumerate(batches, 1):
             x = torch.stack([split[key].input for key in keys]).to(device)
-            loss = self.loss(decoder(self._map(depth, x), x.shape[2:]), x)
+            loss = self.loss(decoder(self.latents(depth, x), x.shape[2:]), x)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             for group in optimizer.param_groups:  # to zero over the last half
@@ -161,7 +161,8 @@ class Decoding:
                 total.zero_()
             watcher.advance()
 
-    def _map(self, depth: int, x: Tensor) -> Tensor:
+    def latents(self, depth: int, x: Tensor) -> Tensor:
+        """An input ``(B, C, *grid)`` to the depth's map."""
         return self.source.maps(x)[self.depths.index(depth)]
 
     @torch.no_grad()
@@ -169,7 +170,7 @@ class Decoding:
         """Take the mean and deviation of every unit over some training crops."""
         sums = []
         for x in self.crops(split, "standardise", _FITTED):
-            frames = self._map(depth, x)[0].flatten(1).double().cpu()
+            frames = self.latents(depth, x)[0].flatten(1).double().cpu()
             sums.append(torch.stack([torch.ones_like(frames), frames, frames.square()]).sum(2))
         count, first, second = torch.stack(sums).sum(0)
         mean = first / count
@@ -182,7 +183,7 @@ class Decoding:
     def _loss_of(self, depth: int) -> float:
         """The loss of a decoder as it is, on a few crops of the test split."""
         crops = [x.to(self.subject.device) for x in self.crops(self.split("test"), "judge", _BEFORE)]
-        losses = [float(self.loss(self.decoders[depth](self._map(depth, x), x.shape[2:]), x)) for x in crops]
+        losses = [float(self.loss(self.decoders[depth](self.latents(depth, x), x.shape[2:]), x)) for x in crops]
         return sum(losses) / len(losses)
 
     # --- judging ------------------------------------------------------------------------------------------------------
@@ -240,7 +241,7 @@ class Decoding:
         self._seed_draws()
         one, other = (item.input.unsqueeze(0) for item in (first, second))
         grid = shared_grid(one, other)
-        one, other = (self._map(depth, cropped(x, grid)) for x in (one, other))
+        one, other = (self.latents(depth, cropped(x, grid)) for x in (one, other))
         shares = torch.linspace(0, 1, count).tolist()
         return [self.decoded(depth, (1 - share) * one + share * other, grid) for share in shares]
 
@@ -253,7 +254,7 @@ class Decoding:
         if not 0 <= unit < decoder.units:
             raise UsageError(f"--traverse {unit}: depth {depth} has dimensions 0 to {decoder.units - 1}")
         x = item.input.unsqueeze(0)
-        z = self._map(depth, x)
+        z = self.latents(depth, x)
         values = (decoder.mean[unit] + decoder.deviation[unit] * torch.linspace(-3, 3, count).to(z)).tolist()
         made = []
         for value in values:
@@ -265,10 +266,6 @@ class Decoding:
     def _seed_draws(self) -> None:
         """For encoders whose evaluation draws from a Gaussian."""
         torch.manual_seed(derive_seed(self.options.seed, "decode draws"))
-
-    def latents(self, depth: int, x: Tensor) -> Tensor:
-        """An input ``(1, C, *grid)`` to the depth's map."""
-        return self._map(depth, x)
 
     def decoded(self, depth: int, z: Tensor, grid: Sequence[int]) -> Tensor:
         """A depth's map ``(1, C', *grid')`` to an input ``(C, *grid)``, on the CPU."""

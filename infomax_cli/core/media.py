@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -30,9 +29,8 @@ class Measure:
 @dataclass(frozen=True)
 class Medium:
     """`losses` train decoders, the first by default; `measures` judge them. Both take what was made, then what was
-    wanted, ``(B, C, *grid)``. `rate` is that of sound, in samples a second."""
+    wanted, ``(B, C, *grid)``. `rate` is that of sound, in samples a second; images have none."""
 
-    name: Literal["sound", "image"]
     losses: Mapping[str, Distance]
     measures: Mapping[str, Measure]
     rate: int | None = None
@@ -69,11 +67,10 @@ def _sound(rate: int) -> Medium:
         "mel_error": Measure("mel error (dB)", functools.partial(sound_distance.mel_error, rate=rate)),
         "cepstral_distortion": Measure("MCD (dB)", functools.partial(sound_distance.cepstral_distortion, rate=rate)),
     }
-    return Medium("sound", {name: make(rate) for name, make in sound_distance.LOSSES.items()}, measures, rate)
+    return Medium({name: make(rate) for name, make in sound_distance.LOSSES.items()}, measures, rate)
 
 
 _IMAGES = Medium(
-    "image",
     losses={"mse": F.mse_loss, "l1": F.l1_loss, "ms-ssim": image_distance.dissimilarity},
     measures={
         "psnr": Measure("PSNR (dB)", image_distance.psnr),

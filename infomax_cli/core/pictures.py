@@ -19,22 +19,25 @@ def log_batch(board: SummaryWriter, batch: Batch, data: DataSpec, shown: int = 4
         x = x[:shown].float().cpu()
         if data.axes == ("time",):
             for place, wave in enumerate(x):
-                name = f"batch/view{view}/{place}"
-                if data.rate is not None:
-                    board.add_audio(f"{name}/audio", wave[0].clamp(-1, 1), sample_rate=data.rate)
-                board.add_image(f"{name}/spectrogram", spectrogram_image(wave[0]))
+                log_sound(board, f"batch/view{view}/{place}", wave, data.rate)
         elif x.dim() == 4 and x.shape[1] in (1, 3):
             low, high = x.amin(), x.amax()
             board.add_images(f"batch/view{view}", (x - low) / (high - low).clamp_min(1e-9))
 
 
+def log_sound(board: SummaryWriter, name: str, wave: Tensor, rate: int | None) -> None:
+    """A sound ``(1, T)``, where its `rate` is known, and its spectrogram."""
+    if rate is not None:
+        board.add_audio(f"{name}/audio", wave[0].clamp(-1, 1), sample_rate=rate)
+    board.add_image(f"{name}/spectrogram", spectrogram_image(wave[0]))
+
+
 def log_piece(board: SummaryWriter, name: str, content: Tensor, rate: int | None) -> None:
-    """A sound ``(1, T)`` with its spectrogram, or, without a `rate`, an image ``(C, H, W)``."""
+    """A sound ``(1, T)`` or, without a `rate`, an image ``(C, H, W)``."""
     if rate is None:
         board.add_image(name, content.clamp(0, 1))
-        return
-    board.add_audio(name, content[0].clamp(-1, 1), sample_rate=rate)
-    board.add_image(f"{name}/spectrogram", spectrogram_image(content[0]))
+    else:
+        log_sound(board, name, content, rate)
 
 
 def spectrogram_image(wave: Tensor, size: int = 400, hop: int = 80) -> Tensor:

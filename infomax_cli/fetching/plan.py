@@ -65,7 +65,7 @@ def plan(store: Store, subsets: Mapping[str, Subset], options: Options, watch: W
     names = [a.name for subset in subsets.values() for file in subset.files for a in file.alternatives()]
     for path in options.files:
         if not path.is_file():
-            raise UsageError(f"--file {path}: there is no such file")
+            raise UsageError(f"--file {path}: there is no such file", "give the path of a file that is here already")
         if path.name not in names:
             known = list(dict.fromkeys(names))
             raise UsageError(f"--file {path}: not a file of this dataset", suggest(path.name, known))

@@ -34,9 +34,9 @@ def test_losses_add_up() -> None:
 
 def test_sound_and_images_have_losses_and_measures_of_their_own() -> None:
     sound, image = medium_of(SOUND), medium_of(IMAGES)
-    assert (sound.name, sound.default_loss) == ("sound", "stft")
+    assert (sound.rate, sound.default_loss) == (16000, "stft")
     assert list(sound.measures) == ["mel_error", "cepstral_distortion"]
-    assert (image.name, image.default_loss) == ("image", "mse")
+    assert (image.rate, image.default_loss) == (None, "mse")
     assert list(image.measures) == ["psnr", "ms_ssim"]
 
 

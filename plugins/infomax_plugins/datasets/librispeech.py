@@ -230,7 +230,10 @@ def _subsets_in(folder: Path) -> list[str]:
 
 
 def _how_to_get(root: Path, subset: str) -> str:
-    return f"{_PUBLISHED.how_to_get(root, subset)}. " if subset in _PUBLISHED.subsets else ""
+    """Nothing for a subset of the user's own."""
+    if subset not in _PUBLISHED.subsets:
+        return ""
+    return f"{_PUBLISHED.how_to_get(root, subset)} from {_PUBLISHED.page}. "
 
 
 def _read_split_files(folder: Path, *, required: bool) -> _SplitFiles | None:

@@ -51,6 +51,21 @@ class Tap:
         return found
 
 
+def find_taps(
+    spec: BlockSpec, loss: str, local_map: Address | None, global_map: Address | None, *, global_learns: bool = False
+) -> tuple[Tap, Tap]:
+    """The local map and the global that a loss compares, by address or by default.
+
+    Raises `DoesNotFit` where there are none, or where the block makes neither; with `global_learns`, which a term on
+    the global alone asks for, also where it does not make the global.
+    """
+    local, summary = local_tap(spec, local_map, loss), global_tap(spec, global_map, loss)
+    check_learns(spec, loss, local, summary)
+    if global_learns:
+        check_learns(spec, f"{loss}: act_penalty", summary)
+    return local, summary
+
+
 def local_tap(spec: BlockSpec, address: Address | None, loss: str) -> Tap:
     """The map at `address`; by default the last that has positions to tell apart, up to the block's target.
 

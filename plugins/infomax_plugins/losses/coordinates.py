@@ -14,7 +14,7 @@ from infomax_cli.core.api import Batch, BlockSpec, DoesNotFit, Features, LossOut
 from ._critics import MI1x1ConvNet
 from ._maps import Address, described
 from ._scoring import at_least_float
-from ._taps import Tap, check_learns, global_tap, local_tap, pairs_of_views
+from ._taps import Tap, find_taps, pairs_of_views
 
 
 class Coordinates(nn.Module):
@@ -41,10 +41,8 @@ class Coordinates(nn.Module):
 
     def __init__(self, spec: BlockSpec, *, local_map: Address | None = None, global_map: Address | None = None) -> None:
         super().__init__()
-        self.local = local_tap(spec, local_map, "coordinates")
-        found = global_tap(spec, global_map, "coordinates")
+        self.local, found = find_taps(spec, "coordinates", local_map, global_map)
         self.summary = Tap(found.index, found.map, pooled=True)
-        check_learns(spec, "coordinates", self.local, self.summary)
         self.grid = self.local.map.grid
         if self.local.positions < 2:
             raise DoesNotFit(

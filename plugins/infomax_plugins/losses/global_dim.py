@@ -12,7 +12,7 @@ from ._critics import ConvTrunk, check_axes
 from ._dim import check_at_least, check_batch, contrast_views, with_activation
 from ._divergences import Measure
 from ._maps import Address
-from ._taps import check_learns, global_tap, local_tap
+from ._taps import find_taps
 
 
 class GlobalDIM(nn.Module):
@@ -53,11 +53,7 @@ class GlobalDIM(nn.Module):
         super().__init__()
         check_at_least("global_dim", 1, units=units)
         check_at_least("global_dim", 0, act_penalty=act_penalty)
-        self.local = local_tap(spec, local_map, "global_dim")
-        self.summary = global_tap(spec, global_map, "global_dim")
-        check_learns(spec, "global_dim", self.local, self.summary)
-        if act_penalty:
-            check_learns(spec, "global_dim: act_penalty", self.summary)
+        self.local, self.summary = find_taps(spec, "global_dim", local_map, global_map, global_learns=act_penalty > 0)
         check_axes(self.local.map, "global_dim")
         self.measure: Measure = measure
         self.act_penalty = act_penalty

@@ -13,7 +13,7 @@ from ._critics import MI1x1ConvNet
 from ._dim import check_at_least, check_batch, contrast_views, with_activation
 from ._divergences import Measure
 from ._maps import Address
-from ._taps import check_learns, global_tap, local_tap
+from ._taps import find_taps
 
 
 class LocalDIM(nn.Module):
@@ -62,11 +62,7 @@ class LocalDIM(nn.Module):
         super().__init__()
         check_at_least("local_dim", 1, units=units, local_samples=local_samples, global_samples=global_samples)
         check_at_least("local_dim", 0, act_penalty=act_penalty)
-        self.local = local_tap(spec, local_map, "local_dim")
-        self.summary = global_tap(spec, global_map, "local_dim")
-        check_learns(spec, "local_dim", self.local, self.summary)
-        if act_penalty:
-            check_learns(spec, "local_dim: act_penalty", self.summary)
+        self.local, self.summary = find_taps(spec, "local_dim", local_map, global_map, global_learns=act_penalty > 0)
         self.measure: Measure = measure
         self.local_samples, self.global_samples, self.act_penalty = local_samples, global_samples, act_penalty
         self.local_net = MI1x1ConvNet(self.local.channels, units)

@@ -359,7 +359,7 @@ def test_missing_data_says_where_it_was_looked_for_and_what_runs_without(root: P
     with pytest.raises(DataError, match=str(root / "LibriSpeech" / "train-clean-100")) as caught:
         LibriSpeech().describe(root)
     command = f"`infomax download librispeech --subset train-clean-100 --root {root}` gets it (5.9 GiB)"
-    for help_ in (command, "--root", "data.root=", "INFOMAX_DATA", "--data syllables"):
+    for help_ in (command, "--root", "data.root=", "INFOMAX_DATA", "--data syllables", "openslr.org/12"):
         assert help_ in str(caught.value.hint)
 
 

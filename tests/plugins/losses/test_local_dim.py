@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dim_blocks import (
     BATCH,
+    assert_learns_in_float32,
     blob_images,
     block_spec,
     features,
@@ -234,10 +235,7 @@ def test_it_runs_under_autocast_and_in_float32_at_ten_times_the_scores(measure: 
     seen = random_features(spec, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         value = total(loss([seen], BATCH))
-    value.backward()
-    assert value.dtype == torch.float32
-    assert torch.isfinite(value)
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in loss.parameters())
+    assert_learns_in_float32(value, loss)
     assert all(torch.isfinite(m.grad).all() for m in seen.maps[1:] if m.grad is not None)
 
 
