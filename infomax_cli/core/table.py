@@ -99,6 +99,7 @@ class TableWriter:
         self._coded: list[Tensor] = []  # blocks, where there is no file
         self._scales: list[tuple[Tensor, Tensor]] = []
         self._pending: list[Tensor] = []  # in fp32, less than a block
+        self._waiting = 0  # rows of those
         self._file: FileIO | None = None
 
     @property
@@ -108,10 +109,11 @@ class TableWriter:
     def add(self, rows: Tensor) -> None:
         self.rows, self.dims = self.rows + len(rows), rows.shape[1]
         self._pending.append(rows.float().cpu())
-        if sum(map(len, self._pending)) >= self._block:
+        self._waiting += len(rows)
+        if self._waiting >= self._block:
             *whole, rest = torch.cat(self._pending).split(self._block)  # type: ignore[no-untyped-call]
             whole, rest = ([*whole, rest], rest[:0]) if len(rest) == self._block else (whole, rest.clone())
-            self._pending = [rest]
+            self._pending, self._waiting = [rest], len(rest)
             for block in whole:
                 self._write(block)
 
@@ -127,7 +129,7 @@ class TableWriter:
     def keep(self, mask: Tensor) -> None:
         """Drop the rows that are not in `mask` ``(rows,)``."""
         table, block = self.finish(), self._block
-        self.rows, self._coded, self._scales, self._pending = 0, [], [], []
+        self.rows, self._coded, self._scales, self._pending, self._waiting = 0, [], [], [], 0
         if self._file is not None:
             self._file.seek(0)
         # in a file, a block is written only where all has been read: what is kept is never longer than what was there
@@ -139,9 +141,9 @@ class TableWriter:
 
     def finish(self) -> Table:
         """The table of all rows so far."""
-        if sum(map(len, self._pending)):
+        if self._waiting:
             self._write(torch.cat(self._pending))
-            self._pending = []
+            self._pending, self._waiting = [], 0
         if not self.rows:
             nothing = torch.empty(0, self.dims)
             return Table(nothing.half(), nothing, nothing, self._block)
