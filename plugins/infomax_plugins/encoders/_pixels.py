@@ -1,0 +1,86 @@
+"""Images as encoders take them: of the size and the channels that they are built for, normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from infomax_cli.core.api import Axis, InfomaxError
+
+_LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
+
+
+class Pixels(nn.Module):
+    """Images in [0, 1], ``(B, C, size, size)``, less `mean` and divided by `std`, both one value a channel.
+
+    With `grey` three channels are made one by their luma first. The first two arguments are for messages: the name of
+    the encoder, and what to do about images of another size.
+    """
+
+    mean: Tensor
+    std: Tensor
+    luma: Tensor
+
+    def __init__(
+        self,
+        encoder: str,
+        other_size: str,
+        *,
+        size: int,
+        channels: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        grey: bool = False,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.other_size = encoder, other_size
+        self.size, self.channels = size, channels
+        self.mixes = grey and channels == 3
+        _check(encoder, channels, mean, std, grey=grey)
+        self.register_buffer("mean", _per_channel(mean))
+        self.register_buffer("std", _per_channel(std))
+        self.register_buffer("luma", _per_channel(_LUMA), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Raises `InfomaxError` on images of another size or with other channels."""
+        if x.ndim != 4:
+            raise InfomaxError(
+                f"{self.encoder} reads images, (B, C, H, W), not {tuple(x.shape)}", "use an encoder made for this data"
+            )
+        if x.shape[1] != self.channels:
+            raise InfomaxError(
+                f"{self.encoder} was built for images of {self.channels} channels, but these have {x.shape[1]}",
+                f"encoder.channels={x.shape[1]}",
+            )
+        if x.shape[2:] != (self.size, self.size):
+            raise InfomaxError(
+                f"{self.encoder} was built for images of {self.size}x{self.size} pixels, "
+                f"but these have {x.shape[2]}x{x.shape[3]}",
+                self.other_size,
+            )
+        if self.mixes:
+            x = (x * self.luma).sum(1, keepdim=True)
+        return (x - self.mean) / self.std
+
+    def axes(self) -> tuple[Axis, Axis]:
+        """Where the pixels lie: on themselves."""
+        return Axis("height"), Axis("width")
+
+
+def _per_channel(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
+
+
+def _check(encoder: str, channels: int, mean: Sequence[float], std: Sequence[float], *, grey: bool) -> None:
+    if channels < 1:
+        raise InfomaxError(f"{encoder}: channels is {channels}, but must be at least 1")
+    if grey and channels not in (1, 3):
+        raise InfomaxError(f"{encoder}: grey mixes red, green and blue, but channels is {channels}")
+    normalised = 1 if grey else channels
+    for name, values in {"mean": mean, "std": std}.items():
+        if len(values) != normalised:
+            raise InfomaxError(f"{encoder}: {name} must have a value for each channel, {normalised} in all: {values}")
+    if not all(value > 0 for value in std):
+        raise InfomaxError(f"{encoder}: std is {list(std)}, but must be positive")
