@@ -26,7 +26,7 @@ from infomax_cli.fetching.obtain import obtain
 
 __all__ = [
     # the nouns
-    "Encoder", "Loss", "Dataset", "Split", "Features", "Gaussian", "LossOutput", "Item", "Batch",
+    "Encoder", "Resumable", "Loss", "Dataset", "Split", "Features", "Gaussian", "LossOutput", "Item", "Batch",
     # what is known before any data is read
     "Axis", "MapSpec", "BlockSpec", "LabelSpec", "DataSpec",
     # toolbox
@@ -244,6 +244,15 @@ class Encoder(Protocol):
 
     def geometry(self, stage: int) -> tuple[Axis, ...]:
         """The axes of ``readout(y, stage)``."""
+        ...
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """What a context stage that reads forward in time may be, so that sound of any length can be encoded in pieces."""
+
+    def resume(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """The stage's output for the next piece `x` of its input, and the state to go on from; None at the start."""
         ...
 
 

@@ -112,7 +112,7 @@ def _read_resampled(file: Any, path: Path, start: int, frames: int | None, rate:
     stop = total if frames is None else min(start + frames, total)
     if start == stop:
         return np.empty(0, dtype=np.float32)
-    taps = _low_pass(up, down)
+    taps = low_pass(up, down)
     reach = len(taps) // 2  # in samples of the rate that both rates divide
     # Output sample m stands at m * down, input sample k at k * up. To begin at a multiple of `down` keeps them so.
     first = max(0, (start * down - reach) // up) // down * down
@@ -123,7 +123,7 @@ def _read_resampled(file: Any, path: Path, start: int, frames: int | None, rate:
 
 
 @functools.lru_cache(maxsize=16)
-def _low_pass(up: int, down: int) -> Samples:
+def low_pass(up: int, down: int) -> Samples:
     """The filter that `scipy.signal.resample_poly` designs by default, which it would design anew for every crop."""
     from scipy.signal import firwin
 

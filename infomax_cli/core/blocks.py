@@ -6,6 +6,7 @@ only owner of its weights, and is judged by its own losses; what it passes on ha
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -87,10 +88,18 @@ def _run_stages(
     return _Run(tuple(maps), tuple(posteriors), x)
 
 
-def encode(encoder: Encoder, x: Tensor, sampling: SamplingOptions) -> tuple[Tensor, ...]:
-    """The readout of every depth for a raw input ``(B, C, *grid)``, as evaluation sees it."""
-    stages = enumerate(encoder.stages)
+def encode(encoder: Encoder, x: Tensor, sampling: SamplingOptions, last: int | None = None) -> tuple[Tensor, ...]:
+    """The readout of every depth, up to depth `last`, for a raw input ``(B, C, *grid)``, as evaluation sees it."""
+    stages = enumerate(itertools.islice(encoder.stages, None if last is None else last + 1))
     return _run_stages(encoder, stages, encoder.prepare(x), sample=sampling.eval == "sample").maps[1:]
+
+
+def encode_head(encoder: Encoder, x: Tensor, stages: int) -> tuple[tuple[Tensor, ...], Tensor]:
+    """The readouts of the first `stages` stages for a raw input, and the output of the last, as the next one reads it;
+    of Gaussians the mean."""
+    head = enumerate(itertools.islice(encoder.stages, stages))
+    run = _run_stages(encoder, head, encoder.prepare(x), sample=False)
+    return run.maps[1:], run.output
 
 
 def prepare(encoder: Encoder, views: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -159,6 +159,11 @@ def build_encoder(recipe: Recipe, device: torch.device) -> Encoder:
     return encoder
 
 
+def bind_encoder(recipe: Recipe) -> Recipe:
+    """The recipe with the encoder's options held against its constructor; nothing else need be installed."""
+    return dataclasses.replace(recipe, encoder=_bound("encoders", recipe.encoder, "encoder", recipe.source))
+
+
 def splits_override(recipe: Recipe, splits: int) -> list[int]:
     """The cut that ``--splits`` asks for; the encoder says how many stages there are."""
     return cut_for_splits(len(build_encoder(recipe, torch.device("cpu")).stages), splits)

@@ -60,11 +60,22 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 _NOTHING_OF_IT = "nothing of it was used; put back a copy (train.keep leaves older ones), or start anew"
 
 
-def save_encoder(path: Path, encoder: nn.Module, recipe: dict[str, Any], step: int = 0) -> None:
-    """The encoder alone; in the file's metadata the recipe that rebuilds it, and the steps that it was trained for."""
+def save_encoder(
+    path: Path,
+    encoder: nn.Module,
+    recipe: dict[str, Any],
+    step: int | None = 0,
+    *,
+    inputs: Mapping[str, Any] | None = None,
+    extra: Mapping[str, str] | None = None,
+) -> None:
+    """The encoder alone; in the file's metadata the recipe that rebuilds it, the steps that it was trained for, and
+    what it takes (channels, grid, rate), so that it is of use without its data."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    metadata = {"format": "infomax", "recipe": json.dumps(recipe), **(extra or {})}
+    metadata |= {} if step is None else {"step": str(step)}
+    metadata |= {} if inputs is None else {"inputs": json.dumps(inputs)}
     with _writing(path) as temporary:
-        metadata = {"format": "infomax", "recipe": json.dumps(recipe), "step": str(step)}
         temporary.write_bytes(save(weights, metadata=metadata))
 
 
@@ -75,13 +86,18 @@ def load_encoder_weights(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} cannot be read as encoder weights: {error}") from error
 
 
-def encoder_step(path: Path) -> int | None:
-    """The steps that a saved encoder was trained for; None where the file does not tell."""
+def encoder_metadata(path: Path) -> dict[str, str]:
+    """What a saved encoder says of itself."""
     try:
         with safe_open(path, "pt") as file:
-            step = (file.metadata() or {}).get("step", "")
+            return file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read as encoder weights: {error}") from error
+
+
+def encoder_step(path: Path) -> int | None:
+    """The steps that a saved encoder was trained for; None where the file does not tell."""
+    step = encoder_metadata(path).get("step", "")
     return int(step) if step.isdecimal() else None
 
 

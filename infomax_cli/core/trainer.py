@@ -25,6 +25,7 @@ from infomax_cli.core.build import Experiment, resolve
 from infomax_cli.core.checkpoint import load_checkpoint, restore, save_checkpoint, save_encoder
 from infomax_cli.core.device import autocast, default_workers
 from infomax_cli.core.files import write_atomically
+from infomax_cli.core.inputs import InputSpec
 from infomax_cli.core.logbook import Logbook, Meter
 from infomax_cli.core.pictures import log_batch
 from infomax_cli.core.schedule import rate_factor
@@ -323,7 +324,8 @@ class Trainer:
                     raise self._diverged(f"the weight {name} is no longer finite at step {self.step}")
         marks = logbook.sync()
         recipe = self.experiment.recipe.to_dict()
-        save_encoder(run.encoder_file, encoder, recipe, self.step)
+        inputs = InputSpec.of(self.experiment.data).to_dict()
+        save_encoder(run.encoder_file, encoder, recipe, self.step, inputs=inputs)
         save_checkpoint(
             run.last,
             {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -181,8 +181,12 @@ class RecurrentContext(nn.Module):
         self.rnn = layer(channels, context_channels, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        context: Tensor = self.rnn(x.transpose(1, 2))[0]
-        return context.transpose(1, 2)
+        return self.resume(x, None)[0]
+
+    def resume(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """The context of the next frames, going on from `state` (None: zeros), and the state after them."""
+        context, state = self.rnn(x.transpose(1, 2), state)
+        return context.transpose(1, 2), state
 
 
 def _conv_stage(channels: int, width: int, convs: Sequence[Conv], norm: Norm) -> nn.Sequential:

@@ -1,0 +1,98 @@
+"""What an encoder takes: known without the data that it was trained on, and made of what a user has at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from infomax_cli.core.api import DataSpec
+from infomax_cli.core.resample import resample
+from infomax_cli.errors import UsageError
+
+# whole numbers are scaled to [-1, 1] in sound, to [0, 1] in images
+_SOUND_STEPS = {torch.int16: 2.0**15, torch.int32: 2.0**31}
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The raw input ``(B, channels, *grid)`` of an encoder: `axes` names the grid, `rate` is in samples a second (None
+    for images). `grid` is the size that it was trained on; in time another length is as good."""
+
+    channels: int
+    grid: tuple[int, ...]
+    axes: tuple[str, ...]
+    rate: int | None
+
+    @classmethod
+    def of(cls, data: DataSpec) -> Self:
+        return cls(data.channels, tuple(data.grid), tuple(data.axes), data.rate)
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Self:
+        return cls(int(plain["channels"]), tuple(plain["grid"]), tuple(plain["axes"]), plain["rate"])
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def is_sound(self) -> bool:
+        return self.axes == ("time",)
+
+    def batch(self, x: Tensor | npt.ArrayLike, sample_rate: int | None, like: Tensor) -> Tensor:
+        """What a user has as ``(B, C, *grid)``, floating, on the device of `like`, at this rate.
+
+        Sound is ``(T,)``, ``(B, T)`` (of one channel) or ``(B, C, T)``, in [-1, 1] or 16- and 32-bit integers; images
+        are ``(C, H, W)`` or ``(B, C, H, W)``, in [0, 1] or bytes. Raises `UsageError` on other shapes and types.
+        """
+        given = x if isinstance(x, Tensor) else torch.from_numpy(_writable(np.asarray(x)))
+        values = self._scaled(given).to(like)
+        values = self._sound(values) if self.is_sound else self._grid(values)
+        if sample_rate is not None and self.rate is None:
+            raise UsageError("these are images: they have no sample rate", "leave out sample_rate")
+        if sample_rate is not None and self.rate is not None and sample_rate != self.rate:
+            values = resample(values, sample_rate, self.rate)
+        return values
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        if x.is_floating_point():
+            return x
+        if self.is_sound and x.dtype in _SOUND_STEPS:
+            return x.double() / _SOUND_STEPS[x.dtype]
+        if not self.is_sound and x.dtype == torch.uint8:
+            return x.double() / 255
+        kind = "sound in [-1, 1], or of int16 or int32" if self.is_sound else "images in [0, 1], or of uint8"
+        raise UsageError(f"the encoder takes {kind}, not {x.dtype}", "convert it to float32 first")
+
+    def _sound(self, x: Tensor) -> Tensor:
+        if x.dim() == 1:
+            x = x[None]
+        if x.dim() == 2:
+            x = x[:, None] if self.channels == 1 else x[None]
+        if x.dim() != 3 or x.shape[1] != self.channels:
+            raise UsageError(
+                f"the encoder takes sound (T,), (B, T) or (B, {self.channels}, T), not {tuple(x.shape)}",
+                "mix it to mono first: x.mean(1)" if self.channels == 1 else None,
+            )
+        return x
+
+    def _grid(self, x: Tensor) -> Tensor:
+        if x.dim() == len(self.axes) + 1:
+            x = x[None]
+        if x.dim() != len(self.axes) + 2 or x.shape[1] != self.channels:
+            shape = f"({self.channels}, {', '.join(self.axes)})"
+            raise UsageError(
+                f"the encoder takes {shape}, or a batch of them, not {tuple(x.shape)}", "channels come first"
+            )
+        return x
+
+
+def _writable(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """What torch takes without a warning: writable, in the machine's byte order, with positive strides."""
+    native = x.astype(x.dtype.newbyteorder("="), copy=False)
+    return native if native.flags.writeable and all(step >= 0 for step in native.strides) else native.copy()
