@@ -16,7 +16,9 @@ from infomax_cli import __version__
 from infomax_cli.commands.decode import decode
 from infomax_cli.commands.doctor import doctor
 from infomax_cli.commands.download import download
+from infomax_cli.commands.embed import embed
 from infomax_cli.commands.explain import explain
+from infomax_cli.commands.export import export
 from infomax_cli.commands.plugins import plugins
 from infomax_cli.commands.probe import probe
 from infomax_cli.commands.recipes import recipes
@@ -51,6 +53,8 @@ app.command("train")(train)
 app.command("probe")(probe)
 app.command("decode")(decode)
 app.command("explain")(explain)
+app.command("embed")(embed)
+app.command("export")(export)
 app.command("download")(download)
 app.command("plugins")(plugins)
 app.add_typer(recipes, name="recipes")

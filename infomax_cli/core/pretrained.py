@@ -64,7 +64,7 @@ class Depth:
 class PretrainedEncoder(nn.Module):
     """A trained encoder. It comes in evaluation mode; it may be trained further as any module.
 
-    ``encoder(x, sample_rate)`` is the map of `depth`, ``(B, C, *grid)``; ``encoder.layers(x, sample_rate)`` are those of
+    ``encoder(x, sample_rate)`` is the map of `depth`, ``(B, C, *grid)``; ``encoder.layers(x, sample_rate)`` those of
     every depth. Sound may be an array or a tensor of shape ``(T,)``, ``(B, T)`` or ``(B, 1, T)``, in [-1, 1] or in
     integers; it is resampled where `sample_rate` is another than the encoder's. Images are ``(C, H, W)`` or
     ``(B, C, H, W)``, in [0, 1] or in bytes. Of a Gaussian the mean is taken in evaluation mode, and a draw in training.

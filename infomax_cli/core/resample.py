@@ -30,7 +30,7 @@ def resample(x: Tensor, source: int, target: int) -> Tensor:
     groups = -(-length // up)
     beyond = (groups - 1) * down + kernel.shape[-1] - pad - x.shape[-1]  # zeros that the last group reads
     y = F.conv1d(F.pad(x.flatten(0, 1).unsqueeze(1), (pad, max(0, beyond))), kernel, stride=down)  # (B C, up, groups)
-    return y.transpose(1, 2).flatten(1)[:, :length].unflatten(0, x.shape[:2])
+    return y.transpose(1, 2).flatten(1)[:, :length].reshape(*x.shape[:2], length)
 
 
 @functools.lru_cache(maxsize=16)

@@ -68,14 +68,18 @@ def load_subject(
 
 def changed_data(run: Run, changes: Sequence[str]) -> Recipe:
     """The run's recipe with its data section changed. Raises `UsageError` where a change is about anything else."""
+    return with_data(run.recipe(), changes)
+
+
+def with_data(recipe: Recipe, changes: Sequence[str]) -> Recipe:
+    """As `changed_data`, of the recipe that an encoder comes with."""
     for change in changes:
         if not change.strip().startswith("data.") or change.partition("=")[0].strip() == "data.name":
             raise UsageError(
-                f"{change}: the encoder is that of {run.path}; only options of its data may change",
+                f"{change}: the encoder is that of {Path(recipe.source).parent}; only options of its data may change",
                 "for example data.path=/where/they/lie/now",
             )
-    source = source_of(str(run.recipe_file), changes)
-    return build.resolve(parse(apply_overrides(run.recipe().to_dict(), changes), source))
+    return build.resolve(parse(apply_overrides(recipe.to_dict(), changes), source_of(recipe.source, changes)))
 
 
 def _checkpoint_of(run: Run, step: int) -> dict[str, Any]:

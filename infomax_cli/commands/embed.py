@@ -1,0 +1,178 @@
+"""`infomax embed`: features of files, folders or a split, for others to learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from infomax_cli.commands.asking import depths_of
+from infomax_cli.errors import DataError, Interrupted, UsageError
+from infomax_cli.wording import suggest
+
+if TYPE_CHECKING:
+    from infomax_cli.core.embed_sources import Source
+    from infomax_cli.core.embedding import Embedded, Embedding
+    from infomax_cli.core.pretrained import PretrainedEncoder
+
+_TOLD = 20  # inputs that could not be used are named up to so many
+
+
+def embed(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN] INPUT...", help="A run (else the newest) or an exported encoder; then files and folders."
+        ),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of the run's own data: train, test; KEY=VALUE changes it.")
+    ] = None,
+    depth: Annotated[str, typer.Option(help="all, last, or a number.")] = "last",
+    pool: Annotated[str, typer.Option(help="none: every frame; mean: one vector an input.")] = "none",
+    form: Annotated[
+        str | None,
+        typer.Option("--format", help="npy, npz, parquet or safetensors; else npy, of several depths npz."),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="fp32, or fp16, half as large.")] = "fp32",
+    out: Annotated[Path | None, typer.Option(help="A folder for them; else embed/ in the run's folder.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    root: Annotated[Path | None, typer.Option(help="Where the data of --split lies, if not where it was.")] = None,
+    runs: Annotated[Path | None, typer.Option(help="Where runs lie; else $INFOMAX_RUNS, else ./runs.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+) -> None:
+    """Write the features of sounds or images: a file each, and index.jsonl, which tells what they are.
+
+    \b
+    infomax embed recordings/                     the last depth of the newest run, frames by channels
+    infomax embed RUN a.flac b.mp3 --depth 4 --format safetensors
+    infomax embed RUN --split test --pool mean    of the data that the run was trained on
+
+    Sound may be of any length. Stopped and called again, it goes on where it was.
+    """
+    from infomax_cli.core.embedding import Embedding, EmbedOptions
+    from infomax_cli.core.feature_files import FORMATS, check_format
+    from infomax_cli.core.pretrained import load_file
+
+    file, given, changes = _sort_words(words or [], runs)
+    if bool(given) == (split is not None):
+        what = "--split or inputs: one at a time" if given else "there is nothing to embed"
+        raise UsageError(what, "name files or folders, or --split test")
+    if changes and split is None:
+        raise UsageError(f"{changes[0]} changes the data of --split", "which split? --split test")
+    model = load_file(file, device=device)
+    depths = depths_of(depth, len(model.depths))
+    chosen = _one_of("--format", form or ("npz" if len(depths) > 1 else "npy"), FORMATS)
+    check_format(chosen, depths)
+    options = EmbedOptions(
+        tuple(depths), _one_of("--pool", pool, ("none", "mean")), chosen, _one_of("--dtype", dtype, ("fp32", "fp16"))
+    )
+    where = out or _folder(file, split, depths, len(model.depths), pool)
+    sources = _of_files(model, given) if split is None else _of_split(model, split, changes, root)
+    embedding = Embedding(model, options, where)
+    _report(_run(embedding, sources), embedding, as_json=as_json)
+
+
+def _sort_words(words: Sequence[str], runs: Path | None) -> tuple[Path, list[Path], list[str]]:
+    """The encoder's file, inputs, and changes; the first word is a run where there is one of that name."""
+    from infomax_cli.core.pretrained import encoder_path
+    from infomax_cli.paths import runs_root
+
+    folder = runs or runs_root()
+    rest = list(words)
+    first = rest[0] if rest else None
+    if first is not None and _is_run(Path(first).expanduser(), folder / first):
+        rest.pop(0)
+    else:
+        first = None
+    changes = [word for word in rest if "=" in word and not Path(word).exists()]
+    given = [Path(word).expanduser() for word in rest if word not in changes]
+    if missing := [path for path in given if not path.exists()]:
+        kind = "run, file or folder" if first is None and missing[0] == given[0] else "file or folder"
+        raise UsageError(f"there is no {kind} {str(missing[0])!r}", "infomax embed [RUN] INPUT...")
+    return encoder_path(first, folder), given, changes
+
+
+def _is_run(*places: Path) -> bool:
+    from infomax_cli.core.pretrained import FILE
+
+    return any(
+        (place / "recipe.yaml").is_file() or (place / FILE).is_file() or place.suffix == ".safetensors"
+        for place in places
+        if place.exists()
+    )
+
+
+def _folder(file: Path, split: str | None, depths: Sequence[int], count: int, pool: str) -> Path:
+    """In the run, named by what it holds; beside an encoder that is no run's, in the working folder."""
+    which = "all" if len(depths) == count > 1 else f"depth{depths[0]}"
+    name = "-".join([split or "files", which, *(["mean"] if pool == "mean" else [])])
+    in_run = (file.parent / "recipe.yaml").is_file()
+    return (file.parent / "embed" if in_run else Path(f"{file.stem}-embed")) / name
+
+
+def _of_files(model: PretrainedEncoder, given: Sequence[Path]) -> Sequence[Source]:
+    from infomax_cli.core.embed_sources import files
+
+    shorter = model.recipe.data.options.get("resize")
+    return files(given, model.inputs, shorter if isinstance(shorter, int) else None)
+
+
+def _of_split(model: PretrainedEncoder, name: str, changes: Sequence[str], root: Path | None) -> Sequence[Source]:
+    from infomax_cli.core import build
+    from infomax_cli.core.embed_sources import OfSplit
+    from infomax_cli.core.subject import with_data
+    from infomax_cli.paths import data_root
+
+    recipe = with_data(model.recipe, changes)
+    where = root or Path(recipe.root or data_root())
+    dataset = build.build_dataset(recipe)
+    data = dataset.describe(where)
+    if name not in data.sizes:
+        raise UsageError(f"--split {name}: the data has no such split", suggest(name, list(data.sizes)))
+    split = dataset.split(where, name)
+    labels = {label: split.item_labels(label) for label, spec in data.labels.items() if not spec.aligned}
+    return [OfSplit(split, index, f"{recipe.data.name}:{name}", labels) for index in range(len(split))]
+
+
+def _run(embedding: Embedding, sources: Sequence[Source]) -> Embedded:
+    from infomax_cli.console import messages
+    from infomax_cli.progress import StageDisplay
+
+    try:
+        with StageDisplay(messages()) as display:
+            return embedding.run(sources, display)
+    except KeyboardInterrupt as stop:
+        done = embedding.result.made + embedding.result.kept
+        raise Interrupted(
+            f"features of {done} of {len(sources)} inputs are kept in {embedding.out}",
+            "the same command goes on with the rest",
+        ) from stop
+
+
+def _report(result: Embedded, embedding: Embedding, *, as_json: bool) -> None:
+    from infomax_cli.console import messages, print_json
+
+    console = messages()
+    for place, why in result.failed[:_TOLD]:
+        console.print(f"left out: {place}: {why}", soft_wrap=True, markup=False)
+    if len(result.failed) > _TOLD:
+        console.print(f"left out: {len(result.failed) - _TOLD} more; --json tells all", soft_wrap=True, markup=False)
+    if as_json:
+        failed = [{"source": place, "error": why} for place, why in result.failed]
+        print_json({"out": str(embedding.out), "made": result.made, "kept": result.kept, "failed": failed})
+    if not result.made + result.kept:
+        raise DataError(f"none of {len(result.failed)} inputs could be embedded")
+    before = f", {result.kept} were there already" if result.kept else ""
+    left = f", {len(result.failed)} left out" if result.failed else ""
+    console.print(
+        f"wrote features of {result.made} inputs to {embedding.out}{before}{left}", soft_wrap=True, markup=False
+    )
+
+
+def _one_of(option: str, word: str, known: Sequence[str]) -> Any:
+    if word not in known:
+        raise UsageError(f"{option} {word}: not known", suggest(word, list(known)))
+    return word

@@ -1,0 +1,159 @@
+"""Where the inputs of `infomax embed` come from: files, folders, a split. Each is read only when it is its turn."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from infomax_cli.core.api import Split, audio_info, fit_image, read_audio
+from infomax_cli.core.inputs import InputSpec
+from infomax_cli.core.streaming import Reader
+from infomax_cli.errors import DataError, UsageError
+from infomax_cli.wording import describe_error
+
+SOUNDS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".caf", ".w64", ".sph")
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A raw input, opened: `total` samples (of an image, its height), of which `read` gives a part."""
+
+    id: str
+    total: int
+    read: Reader
+    labels: Mapping[str, int] = field(default_factory=dict)
+
+
+class Source(Protocol):
+    """`place` tells where an input is, as the index does; no two have the same."""
+
+    @property
+    def place(self) -> str: ...
+
+    def open(self) -> Reading:
+        """Raises `DataError` where it cannot be read."""
+        ...
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of sound or an image; `id` is its path without the folder that was named."""
+
+    path: Path
+    id: str
+    inputs: InputSpec
+    shorter: int | None = None
+
+    @property
+    def place(self) -> str:
+        return str(self.path)
+
+    def open(self) -> Reading:
+        return self._sound() if self.inputs.is_sound else self._image()
+
+    def _sound(self) -> Reading:
+        rate = self.inputs.rate
+        assert rate is not None
+        total = audio_info(self.path).frames_at(rate)
+
+        def read(start: int, stop: int) -> Tensor:
+            return read_audio(self.path, start, stop - start, rate)[None]
+
+        return Reading(self.id, total, read)
+
+    def _image(self) -> Reading:
+        image = fit_image(_read_image(self.path, self.inputs.channels), _two(self.inputs.grid), self.shorter)
+        return Reading(self.id, image.shape[1], lambda start, stop: image[None])
+
+
+@dataclass(frozen=True)
+class OfSplit:
+    """An item of a split of a dataset, whole."""
+
+    split: Split
+    index: int
+    name: str
+    labels: Mapping[str, Sequence[int]]
+
+    @property
+    def place(self) -> str:
+        return f"{self.name}[{self.index}]"
+
+    def open(self) -> Reading:
+        item = self.split[self.index, None]
+        labels = {name: int(values[self.index]) for name, values in self.labels.items()}
+        return Reading(item.id, item.input.shape[1], lambda start, stop: item.input[None, :, start:stop], labels)
+
+
+def files(given: Sequence[Path], inputs: InputSpec, shorter: int | None) -> list[File]:
+    """All that is named, folders with all that lies in them; each file once, in the order of paths."""
+    if len(inputs.axes) > 2 or (inputs.is_sound and inputs.channels != 1):
+        raise UsageError(
+            f"the encoder takes {inputs.channels} channels over {', '.join(inputs.axes)}: files hold no such thing",
+            "embed a split of its data: --split test",
+        )
+    found: dict[Path, str] = {}
+    for path in given:
+        for file, name in _walk(path, SOUNDS if inputs.is_sound else IMAGES):
+            found.setdefault(file.absolute(), name)
+    if not found:
+        kind = "sound" if inputs.is_sound else "image"
+        raise DataError(f"there is no {kind} in {', '.join(map(str, given))}", "name files, or folders that hold some")
+    return [File(path, name, inputs, shorter) for path, name in found.items()]
+
+
+def _walk(path: Path, suffixes: Sequence[str]) -> Iterator[tuple[Path, str]]:
+    """A file as it is; of a folder all below it, but for what is hidden or of another kind."""
+    if path.is_file():
+        yield path, path.name
+    elif path.is_dir():
+        for file in sorted(path.rglob("*")):
+            name = file.relative_to(path)
+            if file.suffix.lower() in suffixes and file.is_file() and not any(p.startswith(".") for p in name.parts):
+                yield file, name.as_posix()
+    else:
+        raise UsageError(f"there is no file or folder {path}", "name files, folders, or --split test")
+
+
+class Names:
+    """A file's name for each input: its own relative path; none twice, even where upper and lower case are one."""
+
+    def __init__(self, suffix: str, taken: Sequence[str] = ()) -> None:
+        self.suffix = suffix
+        self._taken = {name.casefold() for name in taken}
+
+    def give(self, id: str, *, is_path: bool) -> str:
+        stem = id.rpartition(".")[0] if is_path and "." in id.rpartition("/")[2][1:] else id
+        parts = [re.sub(r"[\x00-\x1f<>:\"\\|?*]", "_", part) for part in stem.split("/")]
+        base = "/".join(part for part in parts if part not in ("", ".", "..")) or "item"
+        name, number = f"{base}.{self.suffix}", 2
+        while name.casefold() in self._taken:
+            name, number = f"{base}-{number}.{self.suffix}", number + 1
+        self._taken.add(name.casefold())
+        return name
+
+
+def _two(grid: Sequence[int]) -> tuple[int, int]:
+    height, width = grid
+    return height, width
+
+
+def _read_image(path: Path, channels: int) -> Tensor:
+    """``(C, H, W)`` in [0, 1], upright; grey where the encoder takes one channel."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file).convert("L" if channels == 1 else "RGB")
+            pixels = torch.from_numpy(np.array(image, dtype=np.float32) / 255)
+    except Exception as error:  # a damaged file makes its readers stumble anywhere
+        raise DataError(f"cannot read {path}: {describe_error(error)}") from error
+    return pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1)
