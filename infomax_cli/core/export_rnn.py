@@ -99,7 +99,9 @@ def _call(graph: torch.fx.Graph, target: Any, arguments: tuple[Any, ...], value:
 
 def onnx_translations() -> dict[Any, Any]:
     """Our operations in ONNX's own; its gates come in another order than torch's."""
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
+
+    op: Any = opset18
 
     def first_axis(x: Any) -> Any:
         return op.Unsqueeze(x, op.Constant(value_ints=[0]))

@@ -115,7 +115,7 @@ def _write_program(model: PretrainedEncoder, path: Path) -> Run:
         name_as_torch_does(program)
         with path.open("wb") as file:
             torch.export.save(program, file, extra_files={"infomax.json": json.dumps(metadata(model))})
-        return torch.export.load(path).module()  # type: ignore[no-any-return]
+        return torch.export.load(path).module()
 
 
 def _write_onnx(model: PretrainedEncoder, path: Path) -> Run:

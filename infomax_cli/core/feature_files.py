@@ -50,7 +50,8 @@ class Spool:
         self.dtype = np.dtype(_DTYPES[dtype])
         self._time = time  # which dimension of (C, *grid) is time
         self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as the spool
-        self._rows, self._row_shape, self._sum, self._count = 0, (0,), torch.zeros(1), 0
+        self._row_shape: tuple[int, ...] = (0,)
+        self._rows, self._sum, self._count = 0, torch.zeros(1), 0
 
     def add(self, values: Tensor) -> None:
         """A map ``(C, *grid)``; of the next frames, where there is time."""
@@ -86,7 +87,8 @@ class Spool:
         return self._row_shape if self.pool == "mean" else (self._rows, *self._row_shape)
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
+        """In bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def copy_to(self, file: IO[bytes]) -> None:
@@ -147,9 +149,9 @@ def _write_safetensors(path: Path, spools: Sequence[Spool], item: str) -> None:
     }
     for spool in spools:
         kind = "F16" if spool.dtype.itemsize == 2 else "F32"
-        where = [begin, begin + spool.bytes]
+        where = [begin, begin + spool.size]
         header[spool.placed.name] = {"dtype": kind, "shape": list(spool.shape), "data_offsets": where}
-        begin += spool.bytes
+        begin += spool.size
     text = json.dumps({"__metadata__": metadata, **header}).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
