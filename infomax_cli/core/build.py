@@ -149,7 +149,8 @@ def build_encoder(recipe: Recipe, device: torch.device) -> Encoder:
     """The encoder with fresh weights drawn from the recipe's seed, whatever the cut and the losses."""
     torch.manual_seed(derive_seed(recipe.train.seed, "encoder"))
     name = recipe.encoder.name
-    made = _construct(registry.load("encoders", name), recipe.encoder.options, f"encoder {name}")
+    section = _bound("encoders", recipe.encoder, "encoder", recipe.source)  # that of a run comes as plain data
+    made = _construct(registry.load("encoders", name), section.options, f"encoder {name}")
     if not isinstance(made, nn.Module) or not isinstance(made, Encoder):
         raise PluginError(f"encoder {name} must be an nn.Module with stages, prepare, readout and geometry")
     encoder = cast(Encoder, made.to(device))
@@ -157,11 +158,6 @@ def build_encoder(recipe: Recipe, device: torch.device) -> Encoder:
         raise PluginError(f"encoder {name} has no stages")
     check_ownership(encoder)
     return encoder
-
-
-def bind_encoder(recipe: Recipe) -> Recipe:
-    """The recipe with the encoder's options held against its constructor; nothing else need be installed."""
-    return dataclasses.replace(recipe, encoder=_bound("encoders", recipe.encoder, "encoder", recipe.source))
 
 
 def splits_override(recipe: Recipe, splits: int) -> list[int]:

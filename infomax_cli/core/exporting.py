@@ -149,7 +149,8 @@ def _onnxruntime() -> Any:
 
 
 def _example(model: PretrainedEncoder) -> Tensor:
-    return torch.zeros(2, model.inputs.channels, *model.inputs.grid)
+    """What the graph is traced with; of sound several frames, since tracers take a single one for all there can be."""
+    return torch.zeros(2, model.inputs.channels, *_grids(model)[-1])
 
 
 def _dynamic(model: PretrainedEncoder) -> dict[int, str]:
@@ -224,7 +225,7 @@ def _grids(model: PretrainedEncoder) -> Sequence[tuple[int, ...]]:
     """Three lengths of sound, where the length is free: about the training's, and no multiple of any hop."""
     if 2 not in _dynamic(model):
         return [model.inputs.grid]
-    axis = model.depths[model.depth].axis
-    least = axis.field + 8 * axis.hop
     (length,) = model.inputs.grid
-    return [(least + 1,), (max(length, least) + 7,), (2 * max(length, least) + 3,)]
+    longest = max(depth.axis.field + 8 * depth.axis.hop for depth in model.depths)  # whatever depth is wanted
+    length = max(min(length, 2 * longest), longest)
+    return [(length + 1,), (length + length // 2 + 7,), (2 * length + 3,)]

@@ -202,7 +202,7 @@ def load_file(path: Path, depth: int | None = None, device: str = "cpu") -> Pret
     if "recipe" not in metadata:
         raise CheckpointError(f"{path} does not tell how the encoder is built", f"name a run, or the {FILE} of one")
     where = choose_device(device)
-    recipe = build.bind_encoder(parse(json.loads(metadata["recipe"]), str(path)))
+    recipe = parse(json.loads(metadata["recipe"]), str(path))
     encoder = build.build_encoder(recipe, where)
     restore(module_of(encoder), load_encoder_weights(path), path)
     inputs = _inputs(path, metadata, recipe)

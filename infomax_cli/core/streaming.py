@@ -143,8 +143,10 @@ class Streamer:
         if not axes:
             raise _refusal(0, "reads the samples themselves as a context")
         step = math.lcm(*(axis.hop for axis in axes))
-        before = max((axis.field - 1) / 2 - axis.centre for axis in axes)
-        after = max((axis.field - 1) / 2 + axis.centre + 1 - axis.hop for axis in axes)
+        # by what the deepest frames see: an encoder may take nothing shorter, whatever depth is wanted
+        deepest = [axis for depth in self.model.depths for axis in depth.axes if axis.name == "time"]
+        before = max((axis.field - 1) / 2 - axis.centre for axis in deepest)
+        after = max((axis.field - 1) / 2 + axis.centre + 1 - axis.hop for axis in deepest)
         return _Plan(head, tuple(axes), tuple(dims), step, _margin(before, step), _margin(after, step))
 
     def _try(self, plan: _Plan) -> None:
