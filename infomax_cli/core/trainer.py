@@ -214,7 +214,7 @@ class Trainer:
         for stepper, loss in zip(self._steppers_of(block), (output.total, output.monitored), strict=True):
             if stepper is not None and loss is not None:
                 stepper.backward(loss / self.options.accumulate)
-        self.meter.add(_named("train", block, output.terms | output.watched))
+        self.meter.add(_named("train", block, output.logged))
         outputs: tuple[Tensor, ...] = output.outputs
         return outputs
 
@@ -302,7 +302,7 @@ class Trainer:
             self._seed("validation", number, block)
             with autocast(self.device, self.options.amp):
                 output = block(inputs, batch)
-            meter.add(_named("validation", block, output.terms | output.watched), weight=len(batch.ids))
+            meter.add(_named("validation", block, output.logged), weight=len(batch.ids))
             inputs = output.outputs
 
     def _should_save(self, stopping: Stopping) -> bool:
