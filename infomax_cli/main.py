@@ -23,6 +23,7 @@ from infomax_cli.commands.probe import probe
 from infomax_cli.commands.recipes import recipes
 from infomax_cli.commands.runs import list_runs
 from infomax_cli.commands.train import train
+from infomax_cli.commands.tsne import tsne
 from infomax_cli.errors import InfomaxError, Interrupted
 
 app = typer.Typer(
@@ -53,6 +54,7 @@ app.command("train")(train)
 app.command("probe")(probe)
 app.command("decode")(decode)
 app.command("explain")(explain)
+app.command("tsne")(tsne)
 app.command("runs")(list_runs)
 app.command("compare")(compare)
 app.command("download")(download)

@@ -196,9 +196,14 @@ class _EventFile:
     """What a `FileWriter` asks of the file below it."""
 
     def __init__(self, folder: Path, suffix: str) -> None:
+        self._folder = folder
         self._file = _open_new(folder, suffix)
         self._records = RecordWriter(self._file)
         self.flush, self.close = self._file.flush, self._file.close
+
+    def get_logdir(self) -> str:
+        """Where the projector's files go."""
+        return str(self._folder)
 
     def add_event(self, event: Any) -> None:
         self._records.write(event.SerializeToString())
