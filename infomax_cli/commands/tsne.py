@@ -36,7 +36,9 @@ def tsne(
     limit: Annotated[int, typer.Option(help="How many points at most.")] = 2000,
     fraction: Annotated[float, typer.Option(help="The share of the items that points are drawn from.")] = 1.0,
     perplexity: Annotated[float, typer.Option(help="Of t-SNE: about how many neighbours count.")] = 30.0,
-    split: Annotated[str, typer.Option(help="The split whose items are shown.")] = "test",
+    split: Annotated[
+        str | None, typer.Option(help="The split whose items are shown; else that on which the label is probed.")
+    ] = None,
     baseline: Annotated[
         str | None, typer.Option(help="random: the numbers of an encoder of fresh weights beside it.")
     ] = None,

@@ -77,7 +77,7 @@ def gather(
 ) -> Cloud:
     """Up to `limit` points of a `fraction` of the items, which `seed` draws. `source` has a layer for each of `depths`.
 
-    Raises `DataError` where there are fewer than three points, or only one class.
+    Raises `DataError` where there are fewer than three points, or where all are of one class.
     """
     watcher = watcher or Nobody()
     count = max(1, round(fraction * len(split)))
@@ -103,9 +103,12 @@ def gather(
                     store += [made[number][1][layer] for number in kept]
             if len(points) >= limit:
                 break
-    if len(points) < 3 or len({point.labels[label] for point in points}) < 2:
+    if len(points) < 3:
+        raise DataError(f"too little of {label} to look at: {len(points)} points", "choose another label or split")
+    if len({point.labels[label] for point in points}) == 1:
+        one = named(data.labels[label], points[0].labels[label])
         raise DataError(
-            f"too little of {label} to look at: {len(points)} points", "choose another label, or a larger --fraction"
+            f"nothing is apart: all {len(points)} points are of one {label}, {one}", "choose another label or split"
         )
     rows = tuple(torch.stack(store[:limit]).float().cpu() for store in features)
     return Cloud(label, data.labels[label], unit, tuple(depths), tuple(points[:limit]), rows)

@@ -52,7 +52,10 @@ def _tsne(x: Tensor, perplexity: float, seed: int) -> npt.NDArray[Any]:
     from sklearn.manifold import TSNE
 
     perplexity = min(perplexity, (len(x) - 1) / 3)  # as far as so few points allow
-    method = TSNE(2, perplexity=perplexity, init="pca", random_state=derive_seed("tsne", seed) % 2**32)
+    # as scikit-learn begins by itself, but for warnings about dimensions that never change
+    begin = _components(x, 2)
+    begin = begin / begin[:, 0].std().clamp_min(1e-12) * 1e-4
+    method = TSNE(2, perplexity=perplexity, init=begin.numpy(), random_state=derive_seed("tsne", seed) % 2**32)
     made: npt.NDArray[Any] = method.fit_transform(x.numpy())
     return made
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from infomax_cli.core.api import CorruptItem, DataSpec, Item, Split
 from infomax_cli.core.cloud import Cloud, items_of, named
 from infomax_cli.core.comparison_plot import PALETTE
+from infomax_cli.core.projector import sheet_of
 
 _LEAST, _MOST = 0.3, 3.0  # seconds of a clip: what is shorter is not heard, what is longer is cut
 _BYTES = 24 * 2**20  # of sounds in a page: it has to be opened
@@ -160,18 +161,6 @@ def _small(image: Tensor) -> Tensor:
 
 
 def _sprite(thumbs: Tensor) -> dict[str, Any]:
-    """All thumbnails on one sheet, row by row, as a PNG."""
-    from matplotlib.image import imsave
-
-    count, _, height, width = thumbs.shape
-    columns = max(1, min(_SHEET // width, math.ceil(math.sqrt(count))))
-    rows = math.ceil(count / columns)
-    sheet = torch.zeros(rows * columns, 3, height, width)
-    sheet[:count] = thumbs.expand(count, 3, height, width)
-    sheet = (
-        sheet.view(rows, columns, 3, height, width).permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, 3)
-    )
-    file = io.BytesIO()
-    imsave(file, sheet.numpy(), format="png")
-    url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
-    return {"url": url, "width": width, "height": height, "columns": columns}
+    sheet, columns = sheet_of(thumbs, widest=_SHEET)
+    url = f"data:image/png;base64,{base64.b64encode(sheet).decode('ascii')}"
+    return {"url": url, "width": thumbs.shape[3], "height": thumbs.shape[2], "columns": columns}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ from infomax_cli.core.api import DataSpec, Encoder, Split
 from infomax_cli.core.cloud import Cloud, gather, named, unit_of
 from infomax_cli.core.features import FrozenEncoder
 from infomax_cli.core.files import write_text
-from infomax_cli.core.logbook import open_board
 from infomax_cli.core.pictures import spectrogram_image
 from infomax_cli.core.plane import Method
+from infomax_cli.core.projector import write_projector
 from infomax_cli.core.scatter import draw_planes, write_picture
 from infomax_cli.core.scatter_page import Media, media_of, write_page
 from infomax_cli.core.subject import Subject, untrained
@@ -35,12 +35,13 @@ _THUMB = 48  # pixels, of a spectrogram in TensorBoard's projector
 @dataclass(frozen=True, kw_only=True)
 class TsneOptions:
     """`color` is a label, None for the only one; a point is a frame with `frames`, else a segment or an item (see
-    `cloud`). Up to `limit` points are drawn from a `fraction` of the items of `split`."""
+    `cloud`). Up to `limit` points are drawn from a `fraction` of the items of `split`; None means that on which probes
+    of the label are tested."""
 
     color: str | None = None
     method: Method = "tsne"
     frames: bool = False
-    split: str = "test"
+    split: str | None = None
     limit: int = 2000
     fraction: float = 1.0
     perplexity: float = 30.0
@@ -81,16 +82,14 @@ class Seen:
     @property
     def stem(self) -> str:
         """The name of its files."""
-        options = self.options
-        depths = f"-depth{self.cloud.depths[0]}" if len(self.cloud.depths) == 1 else ""
-        return f"{options.method}-{self.cloud.label}{'-frames' if options.frames else ''}{depths}"
+        what = f"{self.options.method}-{self.cloud.label}{'-frames' if self.options.frames else ''}"
+        return f"{what}-depth{self.cloud.depths[0]}" if len(self.cloud.depths) == 1 else what
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the features."""
         shown = sorted(set(self.cloud.classes.tolist()))
         return {
             **asdict(self.options),
-            "color": self.cloud.label,
             "unit": self.cloud.unit,
             "points": len(self.cloud.points),
             "classes": [named(self.cloud.spec, value) for value in shown],
@@ -101,8 +100,9 @@ class Seen:
 def look(subject: Subject, depths: Sequence[int], options: TsneOptions, watcher: Watcher, *, baseline: bool) -> Seen:
     """Bring every one of `depths` to the plane; with `baseline` measure an encoder of fresh weights beside it."""
     data = subject.data
-    label = _color(data, options.color)
-    split = _split(subject, options.split)
+    label = chosen_label(data, options.color)
+    options = replace(options, color=label, split=options.split or _test_split(subject, label))
+    split = _split(subject, options)
     cloud = _gather(
         subject.encoder, subject.recipe.sampling, subject.device, depths, split, data, label, options, watcher
     )
@@ -133,7 +133,8 @@ def _gather(
     )  # fmt: skip
 
 
-def _color(data: DataSpec, label: str | None) -> str:
+def chosen_label(data: DataSpec, label: str | None) -> str:
+    """The label that is asked for, or the only one that there is."""
     known = list(data.labels)
     if label is not None and label not in known:
         raise UsageError(f"--color {label}: the data has no such label", suggest(label, known))
@@ -142,7 +143,14 @@ def _color(data: DataSpec, label: str | None) -> str:
     return label or known[0]
 
 
-def _split(subject: Subject, name: str) -> Split:
+def _test_split(subject: Subject, label: str) -> str:
+    """Where the speakers, say, of the test split are others than those of training, there is a split of its own."""
+    own: Mapping[str, tuple[str, str]] = getattr(subject.dataset, "probe_splits", {})
+    return own.get(label, ("train", "test"))[1]
+
+
+def _split(subject: Subject, options: TsneOptions) -> Split:
+    name = options.split or "test"
     if not subject.data.sizes.get(name):
         known = [split for split, size in subject.data.sizes.items() if size]
         raise UsageError(f"--split {name}: the data has no such split", suggest(name, known))
@@ -178,7 +186,7 @@ def write_seen(run: Run, subject: Subject, seen: Seen) -> list[Path]:
     picture, page, numbers = (stem.with_name(f"{stem.name}{ending}") for ending in (".png", ".html", ".json"))
     names = [f"depth {depth}" for depth in seen.cloud.depths]
     lines = [_line(apart) for apart in seen.apart]
-    media = media_of(seen.cloud, _split(subject, seen.options.split), subject.data)
+    media = media_of(seen.cloud, _split(subject, seen.options), subject.data)
     try:
         write_text(numbers, json.dumps({"run": run.name, **seen.to_dict()}, indent=2, ensure_ascii=False) + "\n")
         titles = [f"{name}, silhouette {apart.silhouette:.2f}" for name, apart in zip(names, seen.apart, strict=True)]
@@ -202,21 +210,23 @@ def _project_in_tensorboard(run: Run, subject: Subject, seen: Seen, media: Media
     cloud = seen.cloud
     labels = [name for name in subject.data.labels if any(point.labels[name] >= 0 for point in cloud.points)]
     rows = [[point.id, *(named(subject.data.labels[n], point.labels[n]) for n in labels)] for point in cloud.points]
-    rows = [[cell.replace("\t", " ").replace("\n", " ") for cell in row] for row in rows]
-    thumbs = media.thumbs if media.thumbs is not None else _spectrograms(cloud, subject, seen.options.split)
-    step = subject.trained or 0
-    with open_board(run) as board:
-        for depth, features in zip(cloud.depths, cloud.features, strict=True):
-            board.add_embedding(
-                features, rows, thumbs, step, tag=f"{seen.stem}-depth{depth}", metadata_header=["id", *labels]
-            )
+    thumbs = media.thumbs if media.thumbs is not None else _spectrograms(cloud, subject, seen.options)
+    for depth, features in zip(cloud.depths, cloud.features, strict=True):
+        write_projector(
+            run,
+            f"{cloud.label}{'-frames' if seen.options.frames else ''}-depth{depth}",
+            features,
+            ["id", *labels],
+            rows,
+            thumbs,
+        )
 
 
-def _spectrograms(cloud: Cloud, subject: Subject, split_name: str) -> Tensor | None:
+def _spectrograms(cloud: Cloud, subject: Subject, options: TsneOptions) -> Tensor | None:
     """A small one of every point ``(N, 1, H, W)``; None where the data is no sound."""
     if subject.data.axes != ("time",) or subject.data.channels != 1 or subject.data.rate is None:
         return None
-    split = _split(subject, split_name)
+    split = _split(subject, options)
     made: list[Tensor] = []
     index, wave = -1, torch.zeros(0)
     for point in cloud.points:
