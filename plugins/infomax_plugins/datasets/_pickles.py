@@ -10,9 +10,9 @@ import numpy as np
 
 from infomax_cli.core.api import DataError
 
-# what arrays are made of, by the names that old and new versions of numpy wrote
+# the modules in which old and new versions of numpy have what arrays are made of
 _MODULES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
-_NAMES = ("_reconstruct", "ndarray", "dtype")
+_ARRAY = object()  # what stands for the class of arrays, and can do nothing
 
 
 class _Refused(Exception):  # noqa: N818
@@ -23,18 +23,34 @@ class _Unpickler(pickle.Unpickler):
     """Knows arrays, and nothing else that has a name."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if module not in _MODULES or name not in _NAMES:
-            raise _Refused(f"{module}.{name}")
-        if name == "_reconstruct":
-            return _empty
-        return {"ndarray": np.ndarray, "dtype": np.dtype}[name]
+        if module in _MODULES and name in _KNOWN:
+            return _KNOWN[name]
+        if (module, name) == ("_codecs", "encode"):
+            return _make_bytes
+        raise _Refused(f"{module}.{name}")
 
 
-def _empty(kind: type, shape: tuple[int, ...], dtype: object) -> Any:
-    """An array that is yet to be filled, as numpy pickles make it first; it has no size then."""
-    if kind is not np.ndarray or shape != (0,):
-        raise _Refused("an array of another kind")
-    return np.ndarray((0,), np.uint8)
+def _make_array(kind: object, shape: object, dtype: object) -> Any:
+    """An array that is yet to be filled; numpy pickles one without elements first."""
+    if kind is not _ARRAY or shape != (0,):
+        raise _Refused("an array of a strange kind")
+    return np.empty(0, np.uint8)
+
+
+def _make_type(name: object, align: object = False, copy: object = False) -> Any:
+    if not isinstance(name, str) or np.dtype(name).hasobject:
+        raise _Refused("an array of objects")
+    return np.dtype(name, copy=True)  # what follows in the pickle changes it
+
+
+def _make_bytes(text: object, encoding: object) -> bytes:
+    """How Python 3 writes bytes for Python 2."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise _Refused(f"the encoding {encoding}")
+    return text.encode("latin1")
+
+
+_KNOWN = {"_reconstruct": _make_array, "ndarray": _ARRAY, "dtype": _make_type}
 
 
 def load_pickle(path: Path) -> Any:

@@ -71,7 +71,9 @@ def _header(path: Path) -> tuple[int, ...]:
     shape = shapes.get("X", ())
     if "y" not in shapes or len(shape) != 4 or shape[:3] != (_SIDE, _SIDE, 3):
         held = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "nothing"
-        raise DataError(f"{path} is none of SVHN's files: it holds {held}", "It should hold X (32, 32, 3, N) and y.")
+        raise DataError(
+            f"{path} is none of SVHN's files, or cut short: it holds {held}", "It should hold X (32, 32, 3, N) and y."
+        )
     return shape
 
 
