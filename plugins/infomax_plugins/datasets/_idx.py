@@ -11,7 +11,7 @@ from typing import IO, cast
 import numpy as np
 
 from infomax_cli.core.api import DataError
-from infomax_plugins.datasets._images import Bytes, InMemory, Mapped, Pictures
+from infomax_plugins.datasets._pictures import Bytes, InMemory, Mapped, Pictures
 
 _UBYTE = 0x08  # the code for bytes, the only type that images have
 _DAMAGED = "Copy or download it again."

@@ -10,17 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from infomax_cli.core.api import DataError, IndexCache
-from infomax_plugins.datasets._images import (
-    Bytes,
-    Corpus,
-    ImageDataset,
-    InMemory,
-    Ints,
-    Pictures,
-    Source,
-    check_classes,
-)
+from infomax_plugins.datasets._images import Corpus, ImageDataset, Ints, Source, check_classes
 from infomax_plugins.datasets._pickles import load_pickle
+from infomax_plugins.datasets._pictures import Bytes, InMemory, Pictures
 
 _SIDE = 32
 _DAMAGED = "Copy or download it again."

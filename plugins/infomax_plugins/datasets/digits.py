@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from infomax_plugins.datasets._images import Bytes, Corpus, ImageDataset, InMemory, Ints, Source, hold_out
+from infomax_plugins.datasets._images import Corpus, ImageDataset, Ints, Source, hold_out
+from infomax_plugins.datasets._pictures import Bytes, InMemory
 
 _WHITE = 16  # its pixels count the points of 4 x 4 that were inked
 

@@ -82,6 +82,9 @@ class FashionMNIST(MNIST):
         *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
     )
 
+    def how_to_get(self, root: Path) -> str:
+        return f"{super().how_to_get(root)} Debian has it as the package dataset-fashion-mnist."
+
 
 def _names(file: str) -> list[str]:
     """What a file may be called: plain is read faster, and some copies have a dot in place of a dash."""

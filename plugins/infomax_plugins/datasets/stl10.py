@@ -10,17 +10,8 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from infomax_cli.core.api import DataError
-from infomax_plugins.datasets._images import (
-    Corpus,
-    ImageDataset,
-    Ints,
-    Joined,
-    Mapped,
-    Pictures,
-    Source,
-    check_classes,
-    everything,
-)
+from infomax_plugins.datasets._images import Corpus, ImageDataset, Ints, Source, check_classes, everything
+from infomax_plugins.datasets._pictures import Joined, Mapped, Pictures
 
 _SIDE = 96
 _BYTES = 3 * _SIDE * _SIDE

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from infomax_cli.core.api import DataError
-from infomax_plugins.datasets._images import Corpus, ImageDataset, InMemory, Pictures, Source, check_classes
+from infomax_plugins.datasets._images import Corpus, ImageDataset, Source, check_classes
+from infomax_plugins.datasets._pictures import InMemory, Pictures
 
 _SIDE = 32
 
