@@ -74,8 +74,7 @@ class Reverb(Augmentation):
 
     def apply(self, x: Tensor, random: np.random.Generator) -> Tensor:
         response = self._drawn(random) if self.recordings is None else _from_its_peak(self.recordings.whole(random)[0])
-        wet = convolve(x, response[: x.shape[-1]])
-        return wet * (_level(x) / _level(wet).clamp(min=1e-8))
+        return _as_loud(convolve(x, response[: x.shape[-1]]), x)
 
     def _drawn(self, random: np.random.Generator) -> Tensor:
         """The impulse response of a room ``(L,)``, direct sound first."""
@@ -90,7 +89,7 @@ class Reverb(Augmentation):
 
 
 class Pitch(Augmentation):
-    """Higher or lower by `semitones`, as fast as before: stretched by a phase vocoder, then resampled."""
+    """Higher or lower by `semitones`, as fast and as loud as before: stretched by a phase vocoder, then resampled."""
 
     medium = "sound"
 
@@ -108,7 +107,7 @@ class Pitch(Augmentation):
         advance = torch.linspace(0, math.pi * hop, spectrum.shape[-2])[:, None]
         longer = max(1, round(length * factor))
         stretched = _istft(vocoder(spectrum, 1 / factor, advance), self.size, longer)  # (C, longer)
-        return _resample(stretched, length)
+        return _as_loud(_resample(stretched, length), x)
 
 
 class Shift(Augmentation):
@@ -236,6 +235,10 @@ def _istft(spectrum: Tensor, size: int, length: int) -> Tensor:
 
 def _level(x: Tensor) -> Tensor:
     return x.square().mean().sqrt()
+
+
+def _as_loud(made: Tensor, x: Tensor) -> Tensor:
+    return made * (_level(x) / _level(made).clamp(min=1e-8))
 
 
 def _window_of(rate: int) -> int:
