@@ -21,6 +21,7 @@ from infomax_cli.commands.plugins import plugins
 from infomax_cli.commands.probe import probe
 from infomax_cli.commands.recipes import recipes
 from infomax_cli.commands.train import train
+from infomax_cli.commands.views import views
 from infomax_cli.errors import InfomaxError, Interrupted
 
 app = typer.Typer(
@@ -53,6 +54,7 @@ app.command("decode")(decode)
 app.command("explain")(explain)
 app.command("download")(download)
 app.command("plugins")(plugins)
+app.command("views")(views)
 app.add_typer(recipes, name="recipes")
 app.command("doctor")(doctor)
 

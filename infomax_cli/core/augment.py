@@ -40,6 +40,21 @@ class Published:
     augment: tuple[Mapping[str, Any], ...]
     shared: tuple[Mapping[str, Any], ...] = ()
 
+    def __str__(self) -> str:
+        """With the numbers: ``GIM on STL-10: random_crop, flip (p 0.5)``."""
+        parts = [_described(part) for part in self.augment]
+        parts += [f"{_described(part)} shared by all views" for part in self.shared]
+        return f"{self.about}: {', '.join(parts)}"
+
+
+def _described(part: Mapping[str, Any]) -> str:
+    options = ", ".join(
+        f"{key} {'-'.join(f'{end:g}' for end in value) if isinstance(value, tuple) else f'{value:g}'}"
+        for key, value in part.items()
+        if key != "name"
+    )
+    return f"{part['name']} ({options})" if options else str(part["name"])
+
 
 def _amdim(geometry: Mapping[str, Any], hue: float, images: str) -> Published:
     colour = {"name": "color_jitter", "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": hue, "p": 0.8}

@@ -73,8 +73,8 @@ class RandomCrop(Augmentation):
 
 
 class RandomResizedCrop(Augmentation):
-    """A part with a share of the area drawn from `scale` and an aspect drawn from `ratio` (width to height, evenly in
-    its logarithm), brought to the size that the encoder sees: Inception's crop (Szegedy et al. 2015), bicubic."""
+    """A part with a share of the area drawn from `scale` and an aspect drawn from `ratio`, brought to the size that the
+    encoder sees. Aspects, width to height, are even in their logarithm (Szegedy et al. 2015); pixels are bicubic."""
 
     medium = "images"
 

@@ -128,7 +128,7 @@ class Shift(Augmentation):
 
 
 class SpecAugment(Augmentation):
-    """Bands of frequency and stretches of time silenced (Park et al. 2019).
+    """Bands of frequency and stretches of time silenced. (Park et al. 2019)
 
     Views are samples, whatever an encoder makes of them: so the masks, `bands` of up to `hertz` and `gaps` of up to
     `seconds` (but no gap over a fifth of all), are laid on a short-time Fourier transform, which is then turned back

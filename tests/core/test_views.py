@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 import tiny
-from infomax_cli.core.api import Batch, DataError, DataSpec, InfomaxError, PluginError, numpy_generator
+from infomax_cli.core.api import Batch, DataError, DataSpec, InfomaxError, Item, PluginError, numpy_generator
 from infomax_cli.core.augment import AUGMENTATIONS, PUBLISHED, resolve_views
 from infomax_cli.core.build import resolve
 from infomax_cli.core.views import EpochBatches, ViewedItem, ViewedSplit, ViewMaker, collate, validation_batches
@@ -271,6 +272,33 @@ def test_sound_may_not_change_its_shape(monkeypatch: pytest.MonkeyPatch) -> None
     error = ViewedSplit(tiny.Tones().split(Path(), "train"), maker(augment="gain"))[0, 0]
     assert isinstance(error, InfomaxError)
     assert error.message.startswith("views: the augmentations make (1, 3199) of (1, 3200): only images may")
+
+
+class Photos:
+    """Images of all sizes."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def item_labels(self, name: str) -> list[int]:
+        return []
+
+    def __getitem__(self, key: tuple[int, int | None]) -> Item:
+        random = torch.Generator().manual_seed(key[0])
+        return Item(torch.rand(3, 20 + key[0], 30, generator=random), {}, str(key[0]))
+
+
+@pytest.mark.parametrize("augment", ["amdim-cifar", "amdim-stl10", "gim-vision"])
+def test_views_of_images_are_the_same_from_any_worker(augment: str) -> None:
+    split = ViewedSplit(Photos(), maker(IMAGES, count=2, augment=augment))
+    keys = [[(index, 100 + index) for index in range(first, first + 4)] for first in (0, 4)]
+    here, there = (
+        list(DataLoader(split, batch_sampler=keys, collate_fn=collate, num_workers=workers)) for workers in (0, 2)
+    )
+    for one, other in zip(here, there, strict=True):
+        assert all(map(torch.equal, one.views, other.views))
+        assert one.views[0].shape == (4, 3, *IMAGES.grid)
+        assert not torch.equal(*one.views)
 
 
 # --- published sets --------------------------------------------------------------------------------------------------
