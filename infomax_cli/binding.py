@@ -90,7 +90,10 @@ def describe_type(kind: Any) -> str:
         return " or ".join(describe_type(argument) for argument in arguments)
     if origin in (list, tuple, Sequence):
         several = {int: "whole numbers", float: "numbers", str: "words"}
-        return f"a list of {several.get(arguments[0], describe_type(arguments[0]))}" if arguments else "a list"
+        count = f"{len(arguments)} " if origin is tuple and Ellipsis not in arguments else ""
+        return f"a list of {count}{several.get(arguments[0], describe_type(arguments[0]))}" if arguments else "a list"
+    if origin in (dict, Mapping):
+        return "a mapping"
     if is_dataclass(kind):
         return f"{{{', '.join(part.name for part in fields(kind))}}}"
     return getattr(kind, "__name__", str(kind)).lower()

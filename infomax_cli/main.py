@@ -24,6 +24,7 @@ from infomax_cli.commands.recipes import recipes
 from infomax_cli.commands.runs import list_runs
 from infomax_cli.commands.train import train
 from infomax_cli.commands.tsne import tsne
+from infomax_cli.commands.views import views
 from infomax_cli.errors import InfomaxError, Interrupted
 
 app = typer.Typer(
@@ -59,6 +60,7 @@ app.command("runs")(list_runs)
 app.command("compare")(compare)
 app.command("download")(download)
 app.command("plugins")(plugins)
+app.command("views")(views)
 app.add_typer(recipes, name="recipes")
 app.command("doctor")(doctor)
 

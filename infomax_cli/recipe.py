@@ -20,6 +20,7 @@ from infomax_cli.wording import suggest
 
 Section = TypeVar("Section")
 Cut = Literal["none", "each"] | list[int]
+Augment = str | dict[str, Any]
 
 
 # --- the sections of fixed form --------------------------------------------------------------------------------------
@@ -121,11 +122,14 @@ class TrainOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ViewOptions:
-    """How many views are made of an item, by which augmentations; those in `shared` are drawn once for all views."""
+    """How many views are made of an item, by which augmentations; those in `shared` are drawn once for all views.
+
+    An augmentation is a name, or a mapping of its `name` and its options; the name may be that of a published set.
+    """
 
     count: int = 1
-    augment: str | list[str] = field(default_factory=list)
-    shared: list[str] = field(default_factory=list)
+    augment: Augment | list[Augment] = field(default_factory=list)
+    shared: Augment | list[Augment] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.count < 1:

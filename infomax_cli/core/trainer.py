@@ -372,7 +372,7 @@ class Trainer:
         return self._load(split, self._batches(self.step * accumulate, self.total * accumulate))
 
     def _viewed(self, split: Split) -> ViewedSplit:
-        return ViewedSplit(split, self.experiment.recipe.views)
+        return ViewedSplit(split, self.experiment.views)
 
     def _raw(self, batch: Batch) -> Batch:
         """The first batch of all with its views as they were before any block, for those who look at it."""
