@@ -154,7 +154,7 @@ def _split(subject: Subject, options: TsneOptions) -> Split:
     if not subject.data.sizes.get(name):
         known = [split for split, size in subject.data.sizes.items() if size]
         raise UsageError(f"--split {name}: the data has no such split", suggest(name, known))
-    return subject.dataset.split(subject.root, name)
+    return subject.split(name)
 
 
 def _measured(cloud: Cloud, depth: int, features: Tensor, points: Tensor, beside: Tensor | None) -> Apart:
