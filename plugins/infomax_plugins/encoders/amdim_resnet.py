@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from infomax_cli.core.api import Axis, InfomaxError
 
-from ._pixels import Pixels
+from ._inputs import make_input
+from ._spectrogram import Spectrogram
 
 Size = Literal[32, 64, 128]
 
@@ -53,7 +54,6 @@ _LAYOUTS: dict[int, Layout] = {
     64: Layout((Window(3),), _LARGE_BLOCKS, mean=(0.43, 0.42, 0.39), std=(0.27, 0.26, 0.27)),
     128: Layout((Window(5, 2, 2), Window(3)), _LARGE_BLOCKS, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
 }
-_NEUTRAL = 0.5  # brings [0, 1] to [-1, 1]
 
 
 class AMDIMResNet(nn.Module):
@@ -74,15 +74,18 @@ class AMDIMResNet(nn.Module):
     Published: ``size=32, ndf=256, n_rkhs=2048, depth=10`` for CIFAR (the large one), and for ImageNet ``size=128``
     with ``ndf=192, n_rkhs=1536, depth=8``, with 256, 2048, 10 and with 320, 2560, 10.
 
+    With `spectrogram` it reads sound, in `size` bands: `size` frames make the grids above, more frames more columns.
+
     Args:
         size: of the images, in pixels; it chooses the layout.
         ndf: the width of the first convolution, of which other widths are multiples.
         n_rkhs: the width of the last map, at least that of the blocks: 4 ndf for 32 pixels, 8 ndf otherwise.
         depth: residual layers a block; all but the first have a kernel of 1x1.
         batch_norm: batch normalisation within the residual layers.
-        channels: of the images: 1 for grey ones or spectrograms.
-        mean, std: of each channel of the images, in [0, 1]; by default of CIFAR-10 (32), STL-10 (64) and ImageNet
-            (128), or 0.5 where channels are not three.
+        channels: of the images, 3 by default; a spectrogram has one.
+        mean, std: of each channel of the images, in [0, 1], or one number for all; by default of CIFAR-10 (32), STL-10
+            (64) and ImageNet (128), or 0.5 where channels are not three. Of a spectrogram, those of its log-energies.
+        spectrogram: read sound as a log-mel spectrogram made this way; ``{}`` for 25 ms windows every 10 ms at 16 kHz.
     """
 
     def __init__(
@@ -93,25 +96,29 @@ class AMDIMResNet(nn.Module):
         n_rkhs: int = 1024,
         depth: int = 3,
         batch_norm: bool = False,
-        channels: int = 3,
-        mean: list[float] | None = None,
-        std: list[float] | None = None,
+        channels: int | None = None,
+        mean: float | list[float] | None = None,
+        std: float | list[float] | None = None,
+        spectrogram: Spectrogram | None = None,
     ) -> None:
         super().__init__()
         layout = _LAYOUTS[size]
         _check_options(layout, ndf, n_rkhs, depth)
-        default_mean, default_std = (layout.mean, layout.std) if channels == 3 else ((_NEUTRAL,) * channels,) * 2
-        self.pixels = Pixels(
+        if spectrogram is None and channels in (None, 3):
+            mean = list(layout.mean) if mean is None else mean
+            std = list(layout.std) if std is None else std
+        self.input = make_input(
             "amdim_resnet",
-            f"encoder.size takes {', '.join(map(str, _LAYOUTS))}; crop or scale the images to one of them",
             size=size,
             channels=channels,
-            mean=default_mean if mean is None else mean,
-            std=default_std if std is None else std,
+            mean=mean,
+            std=std,
+            spectrogram=spectrogram,
+            other_size=f"encoder.size takes {', '.join(map(str, _LAYOUTS))}; data.size brings images to one of them",
         )
         self._windows: list[Window] = []  # of each stage
         self.stages = nn.ModuleList()
-        width = channels
+        width = self.input.out_channels
         for window in layout.stem:
             self._add(Stem(width, ndf, window), window)
             width = ndf
@@ -126,22 +133,25 @@ class AMDIMResNet(nn.Module):
         self._add(_last_stage(width, n_rkhs, batch_norm), _SHRINK)
 
     def prepare(self, x: Tensor) -> Tensor:
-        """Images in [0, 1], ``(B, C, size, size)``, normalised. Raises `InfomaxError` on other shapes."""
-        prepared: Tensor = self.pixels(x)
+        """Images in [0, 1], ``(B, C, size, size)``, normalised; or samples ``(B, 1, T)`` as a spectrogram.
+
+        Raises `InfomaxError` on images of another size, and on sound of fewer than `size` frames.
+        """
+        prepared: Tensor = self.input(x)
         return prepared
 
     def readout(self, y: Tensor, stage: int) -> Tensor:
         """A stage's output as it is, ``(B, C, H, W)``."""
         return y
 
-    def geometry(self, stage: int) -> tuple[Axis, Axis]:
-        """Where the positions of `stage`'s map lie among the pixels; -1 is the pixels."""
+    def geometry(self, stage: int) -> tuple[Axis, ...]:
+        """Where the positions of `stage`'s map lie among the pixels, or among bands and samples; -1 is the input's."""
         if not -1 <= stage < len(self.stages):
             raise IndexError(f"amdim_resnet has stages 0 to {len(self.stages) - 1}, not {stage}")
-        height, width = Axis("height"), Axis("width")
+        axes: tuple[Axis, ...] = self.input.axes()
         for window in self._windows[: stage + 1]:
-            height, width = (axis.convolve(window.kernel, window.stride, window.padding) for axis in (height, width))
-        return height, width
+            axes = tuple(axis.convolve(window.kernel, window.stride, window.padding) for axis in axes)
+        return axes
 
     def _add(self, stage: nn.Module, window: Window) -> None:
         self.stages.append(stage)

@@ -22,9 +22,9 @@ from infomax_cli.core.api import (
 )
 
 from ._dim import check_at_least
-from ._maps import described, find_map
+from ._maps import find_map
 from ._scoring import at_least_float
-from ._taps import Tap, check_learns, global_tap, pairs_of_views
+from ._taps import Tap, check_learns, draw_positions, global_tap, local_tap, pairs_of_views
 
 PUBLISHED = ("1x1->5x5", "1x1->7x7", "5x5->5x5")
 
@@ -40,23 +40,27 @@ class AMDIM(nn.Module):
     The source is a global, or one random location of each image, drawn once a view and step. A global with as many
     channels as `rkhs` is taken as it is; every other map has a network, shared by the tasks that read it.
 
-    Terms: one a task, such as ``1x1_to_5x5``, and ``penalty``. Watched: ``accuracy``, the share of locations that score
-    above every location of the other images, and for each task ``bound_1x1_to_5x5``, ``log(1 + (B - 1) L)`` less its
-    loss, which in expectation is at most the mutual information of source and location, in nats.
+    Terms: one a task, such as ``1x1_to_5x5``, and ``penalty``. Watched, for each task: ``accuracy_1x1_to_5x5``, the
+    share of locations that score above every location of the other images; ``chance_1x1_to_5x5``, the loss of who knows
+    nothing, ``log(1 + (B - 1) L)``; and ``bound_1x1_to_5x5``, chance less the loss, which in expectation is at most the
+    mutual information of source and location, in nats.
 
     Args:
         spec: the block.
         tasks: ``SOURCE->TARGET``, both a grid; of several maps with that grid the last is meant. Along one axis a grid
             is a number, and the global is 1. In a block without a global, as after a cut, the global is the mean of its
             last map. Two numbers instead, ``[3, 1]``, are the indices of source and target within the block. By default
-            those of the published 1x1->5x5, 1x1->7x7 and 5x5->5x5 that the block has the maps for.
+            those of the published 1x1->5x5, 1x1->7x7 and 5x5->5x5 that the block has the maps for; where it has none,
+            from its global to its last map with several positions.
         clip: the range of scores, -clip to clip; null does not clip.
         penalty: weight of the mean of ``s ** 2``, which keeps scores within the range; averaged and summed as the loss.
         rkhs: the width of what ``f`` makes; that of the global by default.
         batch_norm: batch normalisation within the networks as well, not only at their end.
+        local_samples: locations drawn from every map, image and view, without replacement; None for all. For maps so
+            large that the scores of all would fill the memory, such as the first of a greedy encoder.
 
     Raises:
-        DoesNotFit: there are fewer than two views, or the block lacks the maps.
+        DoesNotFit: there are fewer than two views, or the block lacks the maps, or makes none of them.
     """
 
     def __init__(
@@ -68,10 +72,11 @@ class AMDIM(nn.Module):
         penalty: float = 0.05,
         rkhs: int | None = None,
         batch_norm: bool = False,
+        local_samples: int | None = None,
     ) -> None:
         super().__init__()
         check_at_least("amdim", 0, penalty=penalty)
-        check_at_least("amdim", 1, rkhs=rkhs)
+        check_at_least("amdim", 1, rkhs=rkhs, local_samples=local_samples)
         if clip is not None and not clip > 0:
             raise InfomaxError(f"amdim: clip is {clip}, but must be positive", "null does not clip")
         if spec.views < 2:
@@ -79,7 +84,7 @@ class AMDIM(nn.Module):
                 f"amdim compares two views of an item, but there is {spec.views}",
                 "views: {count: 2}, with an augment that makes them differ",
             )
-        self.clip, self.penalty = clip, penalty
+        self.clip, self.penalty, self.local_samples = clip, penalty, local_samples
         self.tasks = _find_tasks(spec, tasks)
         self.taps = {_key(tap): tap for task in self.tasks for tap in (task.source, task.target)}
         self.rkhs = global_tap(spec, None, "amdim").channels if rkhs is None else rkhs
@@ -92,17 +97,19 @@ class AMDIM(nn.Module):
             )
         embedded = [{key: self._embed(view, key) for key in self.networks} for view in views]  # (B, L, D) each
         sources = [self._draw_sources(maps) for maps in embedded]  # (B, D) each
-        terms, watched, squares, accuracies = {}, {}, [], []
+        terms, watched, squares = {}, {}, []
         for task in self.tasks:
             loss, square, accuracy = self._judge_task(task, sources, embedded)
             items, locations, _ = embedded[0][_key(task.target)].shape
+            chance = torch.full_like(stop_gradient(loss), math.log1p((items - 1) * locations))
             terms[task.name] = loss
-            watched[f"bound_{task.name}"] = math.log1p((items - 1) * locations) - stop_gradient(loss)
             squares.append(square)
-            accuracies.append(accuracy)
+            watched[f"accuracy_{task.name}"] = accuracy
+            watched[f"chance_{task.name}"] = chance
+            watched[f"bound_{task.name}"] = chance - stop_gradient(loss)
         if self.penalty:
             terms["penalty"] = self.penalty * torch.stack(squares).sum()
-        return LossOutput(terms, {"accuracy": torch.stack(accuracies).mean(), **watched})
+        return LossOutput(terms, watched)
 
     def _make_network(self, tap: Tap, batch_norm: bool) -> nn.Module:
         """A mean over a grid has one as well: nothing but the norm at its end holds its scale."""
@@ -110,8 +117,8 @@ class AMDIM(nn.Module):
         return nn.Identity() if ready else Embedding(tap.channels, self.rkhs, batch_norm)
 
     def _embed(self, view: Features, key: str) -> Tensor:
-        """What a map's network makes of every location, ``(B, L, D)``."""
-        rows = self.taps[key].rows(view)
+        """What a map's network makes of every location, or of those drawn, ``(B, L, D)``."""
+        rows = draw_positions(self.taps[key].rows(view), self.local_samples)  # before the network, which takes longest
         embedded: Tensor = self.networks[key](rows.flatten(0, 1))
         return embedded.view(*rows.shape[:2], -1)
 
@@ -201,7 +208,7 @@ def _key(tap: Tap) -> str:
 
 
 def _find_tasks(spec: BlockSpec, wanted: list[str | list[int]] | None) -> tuple[Task, ...]:
-    """Those that are named, which must fit; else those of the published ones that do."""
+    """Those that are named, which must fit; else those of the published ones that do; else the block's own."""
     if wanted is not None:
         if not wanted:
             raise InfomaxError("amdim: tasks is empty", f"the published are {', '.join(PUBLISHED)}")
@@ -212,13 +219,15 @@ def _find_tasks(spec: BlockSpec, wanted: list[str | list[int]] | None) -> tuple[
             found.append(_find_task(spec, name))
         except DoesNotFit:
             continue
-    if not found:
-        raise DoesNotFit(
-            f"amdim finds none of its tasks {', '.join(PUBLISHED)} in block {spec.index}: "
-            f"it has {described(spec.maps)}",
-            "name others in loss.tasks, such as 1x1->14x14",
-        )
-    return tuple(found)
+    return tuple(found) or (_own_task(spec),)
+
+
+def _own_task(spec: BlockSpec) -> Task:
+    """From the block's global to its last map with several positions, whatever its grid."""
+    source, target = global_tap(spec, None, "amdim"), local_tap(spec, None, "amdim")
+    check_learns(spec, "amdim", source, target)
+    grid = target.map.grid
+    return Task(f"{'x'.join('1' * len(grid))}_to_{'x'.join(map(str, grid))}", source, target)
 
 
 def _find_task(spec: BlockSpec, task: str | list[int]) -> Task:

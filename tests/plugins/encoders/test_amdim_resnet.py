@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -12,22 +13,23 @@ from torch import Tensor, nn
 from infomax_cli.core.api import Axis, DataSpec, Encoder, InfomaxError
 from infomax_cli.core.blocks import check_ownership, describe_blocks, encode, partition
 from infomax_cli.recipe import SamplingOptions
+from infomax_plugins.encoders._spectrogram import Spectrogram
 from infomax_plugins.encoders.amdim_resnet import AMDIMResNet, ResidualLayer, Window
 from infomax_plugins.losses.amdim import AMDIM
 
 GRIDS = {32: [30, 30, 14, 7, 5, 3, 1], 64: [62, 30, 14, 7, 5, 3, 1], 128: [64, 62, 30, 14, 7, 5, 3, 1]}
 
-# size, ndf, n_rkhs, depth: parameters of encoder and loss, and how many of them belong to batch normalisations that the
-# published code owns whether it uses them or not
+# size, ndf, n_rkhs, depth: the parameters of the encoder alone, those of encoder and loss, and how many of these belong
+# to batch normalisations that the published code owns whether it uses them or not
 PUBLISHED = {
-    (32, 64, 256, 3): (3_574_912, 7_552),
-    (64, 64, 512, 3): (14_455_808, 15_616),
-    (128, 64, 512, 3): (14_495_808, 15_616),
-    (64, 128, 1024, 3): (57_780_224, 31_232),  # the defaults, on STL-10
-    (128, 192, 1536, 8): (208_523_712, 104_448),
-    (128, 256, 2048, 10): (426_255_616, 169_984),
-    (128, 320, 2560, 10): (665_960_000, 212_480),
-    (32, 256, 2048, 10): (127_905_280, 86_528),  # the large one for CIFAR
+    (32, 64, 256, 3): (3_172_608, 3_574_912, 7_552),
+    (64, 64, 512, 3): (12_864_256, 14_455_808, 15_616),
+    (128, 64, 512, 3): (12_904_256, 14_495_808, 15_616),
+    (64, 128, 1024, 3): (51_451_392, 57_780_224, 31_232),  # the defaults, on STL-10
+    (128, 192, 1536, 8): (194_254_272, 208_523_712, 104_448),  # 194 M in the paper
+    (128, 256, 2048, 10): (400_907_520, 426_255_616, 169_984),
+    (128, 320, 2560, 10): (626_410_560, 665_960_000, 212_480),  # 626 M in the paper
+    (32, 256, 2048, 10): (111_029_248, 127_905_280, 86_528),  # the large one for CIFAR
 }
 
 
@@ -80,8 +82,10 @@ def test_encoder_and_loss_have_the_published_numbers_of_parameters(
         encoder = AMDIMResNet(size=size, ndf=ndf, n_rkhs=n_rkhs, depth=depth, batch_norm=batch_norm)
         (spec,) = describe_blocks(encoder, partition(len(encoder.stages), "none"), images_spec(size), views=2)
         loss = AMDIM(spec, batch_norm=batch_norm)
-    published, idle = PUBLISHED[options]
+    alone, published, idle = PUBLISHED[options]
     assert parameters(encoder, loss) == (published if batch_norm else published - idle)
+    if not batch_norm:
+        assert parameters(encoder) == alone
 
 
 @pytest.mark.parametrize(("size", "stage"), [(size, stage) for size in GRIDS for stage in range(len(GRIDS[size]))])
@@ -91,7 +95,7 @@ def test_geometry_is_the_receptive_field_that_gradients_show(size: int, stage: i
         nn.init.ones_(parameter)  # so that no ReLU is off and nothing cancels
     x = torch.ones(1, 3, size, size, dtype=torch.float64, requires_grad=True)
     with torch.no_grad():
-        encoder.pixels.mean.zero_()
+        encoder.input.mean.zero_()
     place = GRIDS[size][stage] // 2
     every_map(encoder, x)[stage][0, 0, place, place].backward()
     assert x.grad is not None
@@ -204,6 +208,74 @@ def test_the_stem_of_128_pixels_reflects_at_its_borders() -> None:
     torch.testing.assert_close(encoder.stages[0](x), F.relu(F.conv2d(padded, conv.weight, conv.bias, stride=2)))
 
 
+# --- sound -----------------------------------------------------------------------------------------------------------
+
+HOP = Spectrogram().hop
+
+
+def hearing(size: Any = 32, **options: Any) -> AMDIMResNet:
+    return small(size, spectrogram=Spectrogram(), **options)
+
+
+def sound(frames: int, items: int = 2) -> Tensor:
+    return torch.randn(items, 1, frames * HOP, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def test_sound_of_as_many_frames_as_bands_makes_the_maps_of_images() -> None:
+    for size in (32, 64):
+        maps = every_map(hearing(size).double(), sound(size))
+        assert [tuple(y.shape[2:]) for y in maps] == [(side, side) for side in GRIDS[size]]
+    data = DataSpec(1, (32 * HOP,), ("time",), 16000, {}, {"train": 4})
+    (spec,) = describe_blocks(hearing(), partition(7, "none"), data, views=2)
+    assert [task.name for task in AMDIM(spec).tasks] == ["1x1_to_5x5", "1x1_to_7x7", "5x5_to_5x5"]
+    assert [axis.name for axis in spec.output.axes] == ["frequency", "time"]
+
+
+def test_longer_sound_makes_more_columns_each_of_what_it_sees() -> None:
+    """Column ``t`` of every map is what the sound about its centre makes, and lies there."""
+    encoder = randomised(hearing()).double().eval()
+    x = sound(80, items=1)
+    whole = every_map(encoder, x)
+    assert [tuple(y.shape[2:]) for y in whole][-4:] == [(7, 19), (5, 17), (3, 15), (1, 13)]
+    for stage in (3, 6):
+        _, time = encoder.geometry(stage)
+        assert time.hop == 4 * HOP
+        first = time.centre - (time.field - 1) / 2
+        shifted = every_map(encoder, x[..., time.hop * 3 :])[stage]
+        # the first columns, whose windows reach over the edge, see it mirrored
+        edge = math.ceil(max(0.0, -first) / time.hop)
+        torch.testing.assert_close(shifted[..., edge:-1], whole[stage][..., 3 + edge : -1])
+    assert encoder.geometry(6)[1].field == 31 * HOP + 400
+    assert encoder.geometry(6)[0].field == 32
+
+
+def test_its_last_map_is_normalised_over_items_and_columns() -> None:
+    last = every_map(hearing().double(), sound(40))[-1]
+    assert last.shape == (2, 20, 1, 3)
+    torch.testing.assert_close(last.mean((0, 2, 3)), torch.zeros(20, dtype=torch.float64), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "shape", "message", "hint"),
+    [
+        (hearing, (2, 3, 32, 32), "takes a spectrogram of sound of one channel", "leave out encoder.spectrogram"),
+        (hearing, (2, 1, 31 * HOP), "needs at least 5120 samples to make 32 frames", "longer crops"),
+        (small, (2, 1, 32 * HOP), "reads images", "encoder.spectrogram={}"),
+    ],
+)
+def test_sound_and_images_are_not_mistaken_for_each_other(encoder: Any, shape: Any, message: str, hint: str) -> None:
+    with pytest.raises(InfomaxError, match=f"^amdim_resnet {message}") as caught:
+        encoder().prepare(torch.zeros(shape))
+    assert caught.value.hint is not None
+    assert hint in caught.value.hint
+
+
+def test_a_spectrogram_has_one_channel_and_one_mean() -> None:
+    for options in ({"channels": 3}, {"mean": [0.0, 0.0]}):
+        with pytest.raises(InfomaxError, match=r"^amdim_resnet: .* spectrogram"):
+            hearing(**options)
+
+
 # --- what goes in, what comes out ------------------------------------------------------------------------------------
 
 
@@ -226,7 +298,7 @@ def test_normalisation_travels_with_the_weights() -> None:
     taken.load_state_dict(given.state_dict())
     expected = torch.tensor([0.9, 0.4, 0.175])
     torch.testing.assert_close(taken.prepare(torch.ones(1, 3, 32, 32))[0, :, 0, 0], expected)
-    assert not dict(given.named_parameters()).keys() & {"pixels.mean", "pixels.std"}
+    assert not dict(given.named_parameters()).keys() & {"input.mean", "input.std"}
 
 
 def test_images_of_one_channel_are_brought_to_minus_one_to_one() -> None:
@@ -254,7 +326,7 @@ def test_data_of_another_size_are_refused_before_any_are_read() -> None:
     encoder = small()
     with pytest.raises(InfomaxError, match="but these have 64x64") as caught:
         describe_blocks(encoder, partition(7, "none"), images_spec(64), views=2)
-    assert caught.value.hint == "encoder.size takes 32, 64, 128; crop or scale the images to one of them"
+    assert caught.value.hint == "encoder.size takes 32, 64, 128; data.size brings images to one of them"
 
 
 @pytest.mark.parametrize(
@@ -265,7 +337,7 @@ def test_data_of_another_size_are_refused_before_any_are_read() -> None:
         ({"ndf": 0}, "ndf is 0, but must be at least 1"),
         ({"depth": 0}, "depth is 0, but must be at least 1"),
         ({"channels": 0}, "channels is 0, but must be at least 1"),
-        ({"mean": [0.5]}, "mean must have a value for each channel, 3 in all"),
+        ({"mean": [0.5, 0.5]}, "mean must have one value, or one for each channel, 3 in all"),
         ({"std": [0.5, 0.5, 0.0]}, "std is .*, but must be positive"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dim_blocks import BATCH, block_spec, features, gradients, random_features, total
+from dim_blocks import BATCH, assert_learns_in_float32, block_spec, features, gradients, random_features, total
 from infomax_cli.core.api import BlockSpec, DataSpec, DoesNotFit, Features, InfomaxError, UsageError
 from infomax_cli.core.blocks import Block, describe_blocks, partition
 from infomax_cli.recipe import SamplingOptions
@@ -19,6 +19,8 @@ from infomax_plugins.losses.amdim import AMDIM, Embedding
 ITEMS = 3
 PUBLISHED_BLOCK = ((3, (9, 9)), (4, (7, 7)), (5, (5, 5)), (6, (1, 1)))
 CUT_BLOCK = ((4, (7, 7)), (5, (5, 5)), (5, (3, 3)))  # no global
+IMAGES = DataSpec(3, (32, 32), ("height", "width"), None, {}, {"train": 8})
+FIRST_BLOCK = ((3, (8, 8)), (5, (6, 6)))  # no map that was published
 SPEECH_BLOCK = ((1, (40,)), (4, (12,)), (6, (1,)))
 
 
@@ -81,6 +83,9 @@ def by_hand(loss: AMDIM, key: str, view: Features) -> Tensor:
     """The network of a map, with the statistics of the batch: ``(B, L, D)``."""
     found = view.maps[loss.taps[key].index].flatten(2)
     x = (found.mean(2, keepdim=True) if loss.taps[key].pooled else found).transpose(1, 2)
+    if loss.local_samples is not None and x.shape[1] > loss.local_samples:
+        drawn = torch.rand(x.shape[:2]).argsort(1)[:, : loss.local_samples]
+        x = torch.stack([image[places] for image, places in zip(x, drawn, strict=True)])
     net = loss.networks[key]
     if isinstance(net, nn.Identity):
         return x
@@ -107,7 +112,11 @@ def normalised(x: Tensor, norm: nn.BatchNorm1d) -> Tensor:
         (PUBLISHED_BLOCK, {"tasks": ["5x5->7x7", "5x5 -> 1x1", [1, 2], [-1, 1]]}),
         (CUT_BLOCK, {}),
         (CUT_BLOCK, {"tasks": ["1x1->3x3"]}),
+        (PUBLISHED_BLOCK, {"local_samples": 4}),
+        (FIRST_BLOCK, {}),
+        (FIRST_BLOCK, {"local_samples": 5, "tasks": ["1x1->6x6", "6x6->6x6"]}),
         (SPEECH_BLOCK, {"tasks": ["1->12", "12->12"]}),
+        (SPEECH_BLOCK, {}),
     ],
 )
 def test_amdim_equals_the_formulas_in_the_paper(maps: Any, options: dict[str, Any]) -> None:
@@ -141,11 +150,13 @@ def test_what_is_watched_is_what_it_says() -> None:
     directions = 6.0 * torch.eye(4, dtype=torch.float64)[:3]
     local = directions.view(3, 4, 1, 1).expand(3, 4, 7, 7)
     view = features(torch.zeros(3, 3, 9, 9, dtype=torch.float64), local, directions.view(3, 4, 1, 1))
-    watched = loss([view, view], BATCH).watched
-    assert watched["accuracy"].item() == 1.0
-    term = loss([view, view], BATCH).terms["1x1_to_7x7"].item()
-    assert watched["bound_1x1_to_7x7"].item() == pytest.approx(math.log(1 + 2 * 49) - term)
-    assert watched.keys() == {"accuracy", "bound_1x1_to_7x7"}
+    output = loss([view, view], BATCH)
+    watched = output.watched
+    assert watched["accuracy_1x1_to_7x7"].item() == 1.0
+    assert watched["chance_1x1_to_7x7"].item() == pytest.approx(math.log(1 + 2 * 49))
+    assert watched["bound_1x1_to_7x7"].item() == pytest.approx(math.log(1 + 2 * 49) - output.terms["1x1_to_7x7"].item())
+    assert watched.keys() == {"accuracy_1x1_to_7x7", "chance_1x1_to_7x7", "bound_1x1_to_7x7"}
+    assert not any(value.requires_grad for value in watched.values())
 
 
 def test_where_nothing_is_known_the_loss_is_chance_and_no_answer_is_right() -> None:
@@ -157,7 +168,7 @@ def test_where_nothing_is_known_the_loss_is_chance_and_no_answer_is_right() -> N
     assert output.terms["1x1_to_5x5"].item() == pytest.approx(math.log(1 + 3 * 25))
     assert output.terms["1x1_to_7x7"].item() == pytest.approx(math.log(1 + 3 * 49))
     assert output.terms["penalty"].item() == 0
-    assert output.watched["accuracy"].item() == 0
+    assert output.watched["accuracy_1x1_to_7x7"].item() == 0
     assert output.watched["bound_1x1_to_7x7"].item() == pytest.approx(0)
 
 
@@ -202,29 +213,51 @@ def test_networks_start_near_the_identity() -> None:
     assert narrower.abs().max() <= 6**-0.5  # torch's own
 
 
-def test_a_greedy_block_is_served_the_tasks_that_it_has_maps_for() -> None:
+def served(cut: Any) -> list[list[str]]:
+    """The tasks of every block."""
     encoder = AMDIMResNet(size=32, ndf=2, n_rkhs=8, depth=1)
-    data = DataSpec(3, (32, 32), ("height", "width"), None, {}, {"train": 4})
-    served = {}
-    for spec in describe_blocks(encoder, partition(7, "each"), data, views=2):
-        try:
-            served[spec.output.grid[0]] = [task.name for task in AMDIM(spec).tasks]
-        except DoesNotFit:
-            continue
-    assert served == {
-        7: ["1x1_to_7x7"],
-        5: ["1x1_to_5x5", "1x1_to_7x7", "5x5_to_5x5"],
-        3: ["1x1_to_5x5"],  # its input
-    }
-    (whole,) = describe_blocks(encoder, partition(7, "none"), data, views=2)
-    assert len(AMDIM(whole).tasks) == 3
+    specs = describe_blocks(encoder, partition(7, cut), IMAGES, views=2)
+    return [[task.name for task in AMDIM(spec).tasks] for spec in specs]
+
+
+def test_a_greedy_block_is_served_the_published_tasks_that_it_has_maps_for_or_one_of_its_own() -> None:
+    assert served("none") == [["1x1_to_5x5", "1x1_to_7x7", "5x5_to_5x5"]]
+    assert served([3, 4]) == [
+        ["1x1_to_7x7"],
+        ["1x1_to_5x5", "1x1_to_7x7", "5x5_to_5x5"],
+        ["1x1_to_5x5"],
+    ]
+    assert served("each") == [
+        ["1x1_to_30x30"],
+        ["1x1_to_30x30"],
+        ["1x1_to_14x14"],
+        ["1x1_to_7x7"],
+        ["1x1_to_5x5", "1x1_to_7x7", "5x5_to_5x5"],
+        ["1x1_to_5x5"],
+        ["1x1_to_3x3"],
+    ]
+
+
+def test_the_task_of_a_block_s_own_comes_before_its_context_stage() -> None:
+    spec = block_spec((1, (40,)), (4, (12,)), (5, (12,)), views=2, context=2)
+    (task,) = AMDIM(spec).tasks
+    assert (task.name, task.source.index, task.source.pooled, task.target.index) == ("1_to_12", 2, True, 1)
+
+
+def test_no_more_than_the_drawn_locations_are_embedded() -> None:
+    loss = make_loss(local_samples=3)
+    rows: list[int] = []
+    for key in ("map1", "map2"):
+        loss.networks[key].register_forward_hook(lambda _, given, __: rows.append(len(given[0])))
+    output = loss(make_views(spec_of()), BATCH)
+    assert rows == [ITEMS * 3] * 4
+    assert output.watched["chance_1x1_to_7x7"].item() == pytest.approx(math.log(1 + 2 * 3))
 
 
 def test_training_brings_views_of_an_image_together() -> None:
     torch.manual_seed(0)
     encoder = AMDIMResNet(size=32, ndf=4, n_rkhs=16, depth=1)
-    data = DataSpec(3, (32, 32), ("height", "width"), None, {}, {"train": 8})
-    (spec,) = describe_blocks(encoder, partition(7, "none"), data, views=2)
+    (spec,) = describe_blocks(encoder, partition(7, "none"), IMAGES, views=2)
     block = Block(encoder, spec, {"amdim": AMDIM(spec)}, {"amdim": 1.0}, SamplingOptions())
     optimizer = torch.optim.Adam(block.trained_parameters(), 5e-3)
     images = torch.rand(8, 3, 1, 1) * torch.rand(8, 3, 32, 32)
@@ -256,20 +289,31 @@ def test_scores_of_any_size_stay_finite() -> None:
             assert gradient.isfinite().all()
 
 
-def test_half_precision_is_judged_in_single() -> None:
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_half_precision_is_judged_in_single(half: torch.dtype) -> None:
     spec = spec_of((3, (9, 9)), (32, (7, 7)), (32, (5, 5)), (32, (1, 1)))
     torch.manual_seed(0)
     loss = AMDIM(spec)
     views = [random_features(spec, 8, seed, torch.float32) for seed in range(2)]
     torch.manual_seed(1)
     exact = loss(views, BATCH).terms
-    halves = [features(*(each.bfloat16() for each in view.maps)) for view in views]
+    halves = [features(*(each.to(half) for each in view.maps)) for view in views]
     torch.manual_seed(1)
-    with torch.autocast("cpu", torch.bfloat16):
-        rounded = loss(halves, BATCH).terms
+    with torch.autocast("cpu", half):
+        output = loss(halves, BATCH)
     for name, value in exact.items():
-        assert rounded[name].dtype == torch.float32
-        assert rounded[name].item() == pytest.approx(value.item(), rel=0.02)
+        assert output.terms[name].item() == pytest.approx(value.item(), rel=0.02)
+    assert_learns_in_float32(total(output), loss)
+
+
+def test_scores_beyond_the_range_of_half_precision_are_told() -> None:
+    spec = spec_of((3, (9, 9)), (32, (7, 7)), (32, (1, 1)))
+    loss = AMDIM(spec)
+    views = [random_features(spec, 8, seed, torch.float32) for seed in range(2)]
+    large = [features(*view.maps[:-1], 3e4 * view.maps[-1].clamp(-1, 1)).maps for view in views]
+    with torch.autocast("cpu", torch.float16):
+        output = loss([features(*(each.half() for each in maps)) for maps in large], BATCH)
+    assert all(value.isfinite() for value in (*output.terms.values(), *output.watched.values()))
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -308,9 +352,9 @@ def test_tasks_that_the_block_cannot_serve_are_refused(tasks: Any, kind: type[In
         AMDIM(spec_of(), tasks=tasks)
 
 
-def test_a_block_without_any_published_map_says_what_it_has() -> None:
-    with pytest.raises(DoesNotFit, match=r"none of its tasks 1x1->5x5, .* it has 0: 3@32x32, 1: 4@14x14") as caught:
-        AMDIM(spec_of((3, (32, 32)), (4, (14, 14))))
+def test_a_block_without_a_map_of_several_positions_is_refused() -> None:
+    with pytest.raises(DoesNotFit, match=r"^amdim needs a local map, and block 2 has none of more than one") as caught:
+        AMDIM(spec_of((3, (1, 1)), (4, (1, 1))))
     assert caught.value.hint is not None
 
 
@@ -320,6 +364,7 @@ def test_a_block_without_any_published_map_says_what_it_has() -> None:
         ({"clip": 0.0}, "clip is 0.0, but must be positive"),
         ({"penalty": -1.0}, "penalty is -1.0, but must be at least 0"),
         ({"rkhs": 0}, "rkhs is 0, but must be at least 1"),
+        ({"local_samples": 0}, "local_samples is 0, but must be at least 1"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
