@@ -32,7 +32,7 @@ from infomax_cli.core.stepper import Stepper
 from infomax_cli.recipe import SamplingOptions, TrainOptions
 
 CPU = torch.device("cpu")
-LR = 2e-4
+LR, BETAS, DECAY = 2e-4, (0.8, 0.999), 1e-5
 SIZE = 32
 Side = Literal["ours", "plain"]
 
@@ -65,7 +65,7 @@ class Ours:
         (spec,) = describe_blocks(self.encoder, partition(len(self.encoder.stages), "none"), data, views=2)
         self.loss = make_loss(spec)
         self.block = Block(self.encoder, spec, {"amdim": self.loss}, {"amdim": 1.0}, SamplingOptions())
-        options = TrainOptions(steps=1, batch=setting.batch, lr=LR)
+        options = TrainOptions(steps=1, batch=setting.batch, lr=LR, betas=[*BETAS], weight_decay=DECAY)
         self.stepper = Stepper(self.block.trained_parameters(), options, CPU)
         self.batch = Batch(tuple(setting.images()), {}, ("",) * setting.batch)
         self.last = torch.zeros(())
@@ -183,7 +183,7 @@ class Plain:
 
     def __init__(self, setting: Setting) -> None:
         self.model, self.views = PlainModel(setting), setting.images()
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=LR)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=LR, betas=BETAS, weight_decay=DECAY)
         self.last = torch.zeros(())
 
     def step(self) -> None:
