@@ -163,19 +163,16 @@ class PlainModel(nn.Module):
 
 
 def plain_nce(source: Tensor, target: Tensor, clip: float = 20.0) -> Tensor:
-    """Loss and penalty of one task in one direction, for ``(B, D)`` and ``(B, D, H, W)``."""
+    """Loss and penalty of one task in one direction, for ``(B, D)`` and ``(B, D, H, W)``: image after image."""
     items, width = source.shape
-    bank = target.permute(1, 0, 2, 3).reshape(width, -1)
-    scores = (source @ bank).view(items, items, -1) / width**0.5
-    penalty = 0.05 * (scores**2).mean()
+    scores = (source @ target.flatten(2).transpose(0, 1).flatten(1)).view(items, items, -1) / width**0.5
+    penalty = 0.05 * scores.square().mean()
     scores = clip * torch.tanh(scores / clip)
-    own = torch.eye(items).unsqueeze(2)
-    positive = (own * scores).sum(1)
-    negative = ((1 - own) * scores - clip * own).flatten(1)
-    largest = negative.max(1, keepdim=True)[0]
-    others = ((1 - own).expand_as(scores).flatten(1) * torch.exp(negative - largest)).sum(1, keepdim=True)
-    shifted = positive - largest
-    return penalty - (shifted - torch.log(torch.exp(shifted) + others)).mean()
+    losses = []
+    for item, row in enumerate(scores):  # (B, L)
+        others = torch.cat([row[:item], row[item + 1 :]]).logsumexp((0, 1))
+        losses.append(torch.logaddexp(row[item], others) - row[item])
+    return penalty + torch.stack(losses).mean()
 
 
 class Plain:

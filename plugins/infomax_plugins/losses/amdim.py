@@ -82,7 +82,7 @@ class AMDIM(nn.Module):
         if spec.views < 2:
             raise DoesNotFit(
                 f"amdim compares two views of an item, but there is {spec.views}",
-                "views: {count: 2}, with an augment that makes them differ",
+                "views: {count: 2, augment: amdim-cifar}, or other augmentations that make them differ",
             )
         self.clip, self.penalty, self.local_samples = clip, penalty, local_samples
         self.tasks = _find_tasks(spec, tasks)

@@ -323,7 +323,7 @@ def test_one_view_is_too_few() -> None:
     with pytest.raises(DoesNotFit, match="compares two views of an item, but there is 1") as caught:
         AMDIM(spec_of(views=1))
     assert caught.value.hint is not None
-    assert caught.value.hint.startswith("views: {count: 2}")
+    assert caught.value.hint.startswith("views: {count: 2, augment: amdim-cifar}")
 
 
 def test_a_batch_of_one_image_is_refused() -> None:
