@@ -131,7 +131,7 @@ def _check_data(recipe: Recipe, data: DataSpec) -> None:
 
 
 def build_dataset(recipe: Recipe) -> Dataset:
-    return _make_dataset(recipe.data)
+    return _make_dataset(_bound("datasets", recipe.data, "data", recipe.source))
 
 
 def dataset_by_name(name: str, changes: Sequence[str]) -> Dataset:
@@ -152,7 +152,8 @@ def build_encoder(recipe: Recipe, device: torch.device) -> Encoder:
     """The encoder with fresh weights drawn from the recipe's seed, whatever the cut and the losses."""
     torch.manual_seed(derive_seed(recipe.train.seed, "encoder"))
     name = recipe.encoder.name
-    made = _construct(registry.load("encoders", name), recipe.encoder.options, f"encoder {name}")
+    section = _bound("encoders", recipe.encoder, "encoder", recipe.source)  # that of a run comes as plain data
+    made = _construct(registry.load("encoders", name), section.options, f"encoder {name}")
     if not isinstance(made, nn.Module) or not isinstance(made, Encoder):
         raise PluginError(f"encoder {name} must be an nn.Module with stages, prepare, readout and geometry")
     encoder = cast(Encoder, made.to(device))
