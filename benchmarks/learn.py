@@ -5,8 +5,8 @@
     python benchmarks/learn.py fashion --set data.path=FOLDER
 
 Each method is trained with several seeds through the command line, then probed at every depth, beside the same
-encoder untrained, with that seed, and MFCCs or raw pixels: same label, same pooling, same classifier. What was trained or probed
-before is not done again. A table of mean and standard deviation over the seeds is printed in Markdown, and all is
+encoder untrained, with that seed, and MFCCs or raw pixels: same label, same pooling, same classifier. What was trained
+or probed before is not done again. A table of mean and standard deviation over the seeds is printed in Markdown, and all is
 written to ``benchmarks/results/learn-EXPERIMENT.json``.
 """
 
@@ -37,8 +37,8 @@ GENTLE = ("train.lr=4e-4", "train.warmup=300")  # trained end to end, CPC does n
 
 @dataclass(frozen=True)
 class Reading:
-    """How a label is read from features: by a linear classifier that learns from all labels, or as `options` of `infomax
-    probe` say. `title` heads its table; `depths` may be the last alone."""
+    """How a label is read from features: by a linear classifier that learns from all labels, or as `options` of
+    `infomax probe` say. `title` heads its table; `depths` may be the last alone."""
 
     label: str
     title: str
