@@ -54,9 +54,10 @@ def check_value(kind: Any, value: Any, where: str, source: str) -> Any:
     from pydantic_core import to_jsonable_python
 
     try:
-        # JSON's rules are YAML's: a list may become a tuple, a word a path, but a string no number; what has been
-        # checked before goes the way back first
-        return TypeAdapter(kind).validate_json(json.dumps(value, default=to_jsonable_python), strict=True)
+        # JSON's rules are YAML's: a list may become a tuple, a word a path, but a string no number. What was bound
+        # before, so that it is a path or a dataclass by now, is bound again to the same.
+        plain = json.dumps(value, default=to_jsonable_python)
+        return TypeAdapter(kind).validate_json(plain, strict=True)
     except ValidationError:
         raise RecipeError(f"{source}: {where} must be {describe_type(kind)}, not {value!r}") from None
     except PydanticUserError:  # an annotation of a stranger's class, which no recipe can hold against anything

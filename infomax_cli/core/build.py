@@ -131,6 +131,7 @@ def _check_data(recipe: Recipe, data: DataSpec) -> None:
 
 
 def build_dataset(recipe: Recipe) -> Dataset:
+    """Bound anew, since a recipe read back from a run holds plain data."""
     return _make_dataset(_bound("datasets", recipe.data, "data", recipe.source))
 
 
@@ -149,11 +150,14 @@ def _make_dataset(section: PluginSection) -> Dataset:
 
 
 def build_encoder(recipe: Recipe, device: torch.device) -> Encoder:
-    """The encoder with fresh weights drawn from the recipe's seed, whatever the cut and the losses."""
+    """The encoder with fresh weights drawn from the recipe's seed, whatever the cut and the losses.
+
+    Its options are bound anew, since a recipe read back from a run holds plain data.
+    """
     torch.manual_seed(derive_seed(recipe.train.seed, "encoder"))
     name = recipe.encoder.name
-    section = _bound("encoders", recipe.encoder, "encoder", recipe.source)  # that of a run comes as plain data
-    made = _construct(registry.load("encoders", name), section.options, f"encoder {name}")
+    options = _bound("encoders", recipe.encoder, "encoder", recipe.source).options
+    made = _construct(registry.load("encoders", name), options, f"encoder {name}")
     if not isinstance(made, nn.Module) or not isinstance(made, Encoder):
         raise PluginError(f"encoder {name} must be an nn.Module with stages, prepare, readout and geometry")
     encoder = cast(Encoder, made.to(device))
