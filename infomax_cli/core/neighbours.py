@@ -112,8 +112,8 @@ def _moments(rows: Rows) -> tuple[Tensor, Tensor]:
 def draw_sheet(path: Path, title: str, sheet: Sheet, subject: Subject, result: ProbeResult) -> None:
     """A row a query: the query, then its neighbours, each with its class and cosine; a PNG.
 
-    Neighbours of the query's class have a solid blue frame and a tick, others a dashed vermilion one and a cross. Images
-    are shown as they are, sounds as spectrograms.
+    Neighbours of the query's class have a solid blue frame and a tick, others a dashed vermilion one and a cross.
+    Images are shown as they are, sounds as spectrograms.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -167,11 +167,11 @@ def _show(panel: object, item: Item, data: DataSpec) -> None:
         side.set_visible(False)
     x = item.input.float().cpu()
     if x.dim() == 3 and x.shape[0] in (1, 3):
-        pixels = x.clamp(0, 1).permute(1, 2, 0)  # (H, W, C)
+        pixels = x.clamp(0, 1).permute(1, 2, 0).numpy()  # (H, W, C)
         panel.imshow(
             pixels[..., 0] if x.shape[0] == 1 else pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest"
         )
     elif data.axes == ("time",):
-        panel.imshow(spectrogram_image(x[0])[0], cmap="magma", aspect="auto", interpolation="nearest")
+        panel.imshow(spectrogram_image(x[0])[0].numpy(), cmap="magma", aspect="auto", interpolation="nearest")
     else:
         panel.text(0.5, 0.5, item.id, ha="center", va="center", fontsize=6, wrap=True)
