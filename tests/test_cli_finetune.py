@@ -139,8 +139,8 @@ def test_a_frozen_encoder_is_probed_on_another_dataset_with_more_classes(
     assert found["scores"][0]["train_rows"] == 24
     assert len(found["sheets"][0]["queries"]) == 3
     kept = sorted(path.name for path in (pretrained.path / "probes").iterdir())
-    stem = "class-knn-mean-on-other-depth2"
-    assert kept == [f"{stem}-neighbours-depth2.png", f"{stem}.json", f"{stem}.png"]
+    stem = "mean-on-other-depth2"
+    assert kept == [f"class-knn-{stem}.json", f"class-knn-{stem}.png", f"class-neighbours-{stem}.png"]
     assert pretrained.encoder_file.read_bytes() == before
 
 

@@ -30,6 +30,7 @@ _CONTRIBUTION = (
     "latents may sound like neither"
 )
 
+_FEW = 500  # held-out rows, below which an estimate of nats says little
 _DEPENDENCY = (
     "nats: what a critic can tell of codes from the same codes with each dimension shuffled over the rows (the neural "
     "dependency measure): 0 where dimensions are independent"
@@ -178,9 +179,10 @@ def _report(
 
 
 def _told(depth: int, found: Dependency) -> str:
+    few = ", too few to rely on" if found.held_out_rows < _FEW else ""
     return (
         f"depth {depth}: its {found.units:,} dimensions depend on each other by at least {found.nats:.3f} nats, on "
-        f"{found.held_out_rows:,} held-out rows ({found.train_nats:.3f} on those learnt from; no more than "
+        f"{found.held_out_rows:,} held-out rows{few} ({found.train_nats:.3f} on those learnt from; no more than "
         f"{found.most:.1f} could be told)"
     )
 

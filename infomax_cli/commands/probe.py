@@ -110,7 +110,7 @@ def _draw_sheets(run: Run, subject: Subject, results: Sequence[ProbeResult]) -> 
 
     for result in results:
         for sheet in result.sheets:
-            path = run.path / "probes" / f"{result.stem}-neighbours-depth{sheet.layer}.png"
+            path = run.path / "probes" / f"{result.sheet_stem(sheet)}.png"
             title = f"{run.name}, depth {sheet.layer}: {result.label}"
             try:
                 draw_sheet(path, title, sheet, subject, result)

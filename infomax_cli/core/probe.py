@@ -114,6 +114,10 @@ class _Probing:
         self.depths = self._depths()
         if self.pool == "flatten":
             self._check_room()
+        if "raw" in options.baselines and not self._has_time:
+            self._check_width(
+                "--baseline raw: an image", subject.data.channels * prod(subject.data.grid), "leave raw out"
+            )
 
     def run(self) -> dict[str, tuple[ProbeResult, ...]]:
         self.splits = Splits(self.subject, self.protocol, self.labels, self._note)
@@ -166,17 +170,20 @@ class _Probing:
     def _has_time(self) -> bool:
         return any(axis.name == "time" for each in self.maps for axis in each.axes)
 
+    def _check_width(self, what: str, width: int, hint: str) -> None:
+        whitens = self.protocol.is_optimum and self.classifier != "knn"
+        if whitens and width > MOST_DIMENSIONS:
+            raise UsageError(
+                f"{what} has {width:,} values, more than the {MOST_DIMENSIONS:,} of which an optimum can be found",
+                f"{hint}, or a published protocol: --protocol dim",
+            )
+
     def _check_room(self) -> None:
         """Flattened maps are a row an item, which cannot be thinned out: refuse what fits neither memory nor disk."""
         widths = {depth: self.maps[depth].channels * prod(self.maps[depth].grid) for depth in self.depths}
         depth = max(widths, key=lambda each: widths[each])
         hint = "use --pool mean, or another --depth"
-        if self.protocol.is_optimum and widths[depth] > MOST_DIMENSIONS:
-            raise UsageError(
-                f"--pool flatten: depth {depth} has {widths[depth]:,} values an item, more than the "
-                f"{MOST_DIMENSIONS:,} of which an optimum can be found",
-                f"{hint}, or a published protocol: --protocol dim",
-            )
+        self._check_width(f"--pool flatten: depth {depth}", widths[depth], hint)
         sizes = self.subject.data.sizes
         needed = 2 * sum(widths.values()) * (sizes.get("train", 0) + sizes.get("test", 0))
         if needed > MEMORY and needed > (room := scratch_room()):

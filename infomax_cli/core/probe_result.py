@@ -104,6 +104,12 @@ class ProbeResult:
         parts += [f"seed{self.seed}"] if self.seed else []
         return re.sub(r"[^\w.-]+", "_", "-".join(parts))
 
+    def sheet_stem(self, sheet: Sheet) -> str:
+        """The name of the picture of a sheet, which no classifier has to do with."""
+        depth = int(sheet.layer)
+        bare = replace(self, classifier="neighbours", protocol="optimum", labels_per_class=None, draws=0)
+        return replace(bare, depths=(depth,), all_depths=False).stem
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -75,9 +75,11 @@ def test_a_flattened_map_keeps_its_positions() -> None:
 
 def test_flattening_what_is_too_wide_is_refused_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe_module, "MOST_DIMENSIONS", 200)
-    with pytest.raises(UsageError, match="depth 0 has 294 values an item, more than the 200") as caught:
+    with pytest.raises(UsageError, match="--pool flatten: depth 0 has 294 values, more than the 200") as caught:
         probed(pool="flatten")
     assert "--protocol dim" in (caught.value.hint or "")
+    with pytest.raises(UsageError, match="--baseline raw: an image has 768 values, more than the 200"):
+        probed(baselines=("raw",))
     assert probed(pool="flatten", depth=1, classifier="knn").scores[0].dims == 150
 
 
