@@ -7,8 +7,7 @@
 Each method is trained with several seeds through the command line, then probed at every depth, beside the same
 encoder untrained, with that seed, and MFCCs or raw pixels: same label, same pooling, same classifier. What was trained
 or probed before is not done again. A table of mean and standard deviation over the seeds is printed in Markdown, and
-all is
-written to ``benchmarks/results/learn-EXPERIMENT.json``.
+all is written to ``benchmarks/results/learn-EXPERIMENT.json``.
 """
 
 from __future__ import annotations

@@ -41,8 +41,9 @@ def source_of(recipe: str, overrides: Sequence[str]) -> str:
 
 def _set(tree: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
     section, *below = keys
-    if section not in SECTIONS:
-        raise RecipeError(f"{override}: there is no section {section!r}", suggest(section, SECTIONS))
+    known = [name for name in SECTIONS if name != "from"]  # that is read before anything is changed
+    if section not in known:
+        raise RecipeError(f"{override}: there is no section {section!r}", suggest(section, known))
     if not below:
         tree[section] = value
     elif section == "loss":

@@ -206,8 +206,9 @@ def _entry_to_dict(entry: LossEntry) -> dict[str, Any]:
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
-SECTIONS = ("name", "data", "views", "encoder", "cut", "sampling", "loss", "train")
+SECTIONS = ("name", "from", "data", "views", "encoder", "cut", "sampling", "loss", "train")
 REQUIRED = ("data", "encoder", "loss", "train")
+BORROWED = ("data", "encoder")  # sections that may come from the run that training starts from
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -232,8 +233,12 @@ def parse(raw: Mapping[str, Any], source: str) -> Recipe:
     for key in raw:
         if key not in SECTIONS:
             raise RecipeError(f"{source}: there is no section {key!r}", suggest(str(key), SECTIONS))
+    borrowed_sections(raw, source)
     if missing := [key for key in REQUIRED if raw.get(key) in (None, [], {}, "")]:
-        raise RecipeError(f"{source}: the section {missing[0]!r} is missing", f"a recipe has {', '.join(REQUIRED)}")
+        hint = f"a recipe has {', '.join(REQUIRED)}"
+        if missing[0] in BORROWED:
+            hint += "; --from RUN brings that run's"
+        raise RecipeError(f"{source}: the section {missing[0]!r} is missing", hint)
     data = dict(_mapping(raw["data"], "data", source))
     root = data.pop("root", None)
     if root is not None and not isinstance(root, str):
@@ -252,6 +257,19 @@ def parse(raw: Mapping[str, Any], source: str) -> Recipe:
         views=_section(ViewOptions, raw.get("views") or {}, "views", source),
         sampling=_section(SamplingOptions, raw.get("sampling") or {}, "sampling", source),
     )
+
+
+def borrowed_sections(raw: Mapping[str, Any], source: str) -> tuple[str, ...]:
+    """The sections that `infomax train --from RUN` takes from that run: those that the recipe names in ``from``, and of
+    `BORROWED` those that it lacks."""
+    named = raw.get("from") or []
+    named = [named] if isinstance(named, str) else named
+    for name in named if isinstance(named, list) else [named]:
+        if name not in BORROWED:
+            raise RecipeError(
+                f"{source}: from: {name!r} is no section that a run can bring", f"sections: {', '.join(BORROWED)}"
+            )
+    return tuple(name for name in BORROWED if name in named or not raw.get(name))
 
 
 def loss_entries(loss: Any) -> list[Any]:

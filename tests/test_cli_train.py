@@ -111,6 +111,7 @@ def test_help_reads_well(infomax: Infomax) -> None:
         "infomax train gim-syllables",
         "infomax train gim --splits 3 loss.negatives=16 train.lr=1e-3",
         "infomax train gim --resume",
+        "infomax train supervised --from RUN loss.label=class",
     ]
 
 

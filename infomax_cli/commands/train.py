@@ -56,6 +56,7 @@ def train(
     infomax train gim-syllables
     infomax train gim --splits 3 loss.negatives=16 train.lr=1e-3
     infomax train gim --resume
+    infomax train supervised --from RUN loss.label=class
     """
     from infomax_cli.paths import runs_root
 
@@ -98,10 +99,12 @@ def _fresh(
 
     path = find_recipe(name)
     raw: dict[str, Any] = read_recipe(path)
+    if source is not None:
+        run = find_run(source, folder)
+        raw = _borrow(raw, run, str(path), keep_data=data is not None)
+        changes = [*changes, _override("train.init", str(run.path.resolve()))]
     if data is not None:
         raw = _replace_data(raw, data)
-    if source is not None:
-        changes = [*changes, _override("train.init", str(find_run(source, folder).path.resolve()))]
     if splits is not None and any(change.partition("=")[0].strip() == "cut" for change in changes):
         raise UsageError("--splits and cut= both say where to cut", "give one of them")
     raw = apply_overrides(raw, changes)
@@ -119,6 +122,20 @@ def _fresh(
         raw["cut"] = build.splits_override(recipe, splits)
         recipe = build.resolve(parse(raw, blamed))
     return recipe
+
+
+def _borrow(raw: dict[str, Any], run: Run, source: str, *, keep_data: bool) -> dict[str, Any]:
+    """The recipe with those sections that it leaves to the run it starts from; says which. Data that the command line
+    replaces anyway is not among them, where the recipe has some."""
+    from infomax_cli.recipe import borrowed_sections
+
+    taken = [name for name in borrowed_sections(raw, source) if not (keep_data and name == "data" and raw.get("data"))]
+    if not taken:
+        return raw
+    theirs = run.recipe().to_dict()
+    named = ", ".join(f"{name} {theirs[name]['name']}" for name in taken)
+    _say(f"from {run.path}: {named}")
+    return {**raw, **{name: theirs[name] for name in taken}}
 
 
 def _replace_data(raw: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from infomax_cli.core.audio import AudioInfo, audio_info, read_audio
 from infomax_cli.core.files import IndexCache, cache_root, write_atomically, write_text
+from infomax_cli.core.heads import Head, make_head, squash_logits
 from infomax_cli.core.images import fit_image, scale_image
 from infomax_cli.core.seeds import derive_seed, numpy_generator, torch_generator
 from infomax_cli.errors import CorruptItem, DataError, DoesNotFit, InfomaxError, PluginError, UsageError
@@ -33,6 +34,7 @@ __all__ = [
     "stop_gradient", "pool_to_labels",
     "AudioInfo", "audio_info", "read_audio",
     "fit_image", "scale_image",
+    "Head", "make_head", "squash_logits",
     "IndexCache", "cache_root", "write_atomically", "write_text",
     "RemoteFile", "Subset", "obtain", "CATALOGUE",
     "derive_seed", "numpy_generator", "torch_generator",

@@ -31,7 +31,7 @@ from infomax_cli.core.rows import Rows, Store
 from infomax_cli.core.scratch import scratch_room
 from infomax_cli.recipe import SamplingOptions
 
-Pool = Literal["mean", "last", "none"]
+Pool = Literal["mean", "last", "none", "flatten"]
 MEMORY = 2**28  # bytes of features up to which one `extract` keeps them in memory; beyond it, in a file
 _TOGETHER = 2**19  # samples, pixels: items of one size are encoded together up to so many
 
@@ -111,7 +111,7 @@ def extract(
 
     Items are taken whole, or as crops where `item_seed` gives a seed for an index. An aligned label makes a row of each
     of its known values, and none in layers without time; a whole-item label makes one row an item, or with `pool`
-    "none" one for every frame. `advance` is called after each item.
+    "none" one for every frame, or position. `advance` is called after each item.
 
     Features are kept in fp16: up to `memory` bytes in memory, more in files that have no name. Beyond `limit` bytes (by
     default half of what the disk has to spare: another split will follow) frames are thinned out.
@@ -274,10 +274,17 @@ def to_labels(values: Tensor, layer: Layer, label: LabelSpec, count: int) -> Ten
 
 
 def pool_items(values: Tensor, layer: Layer, pool: Pool) -> Tensor:
-    """A map ``(B, C, *grid)`` to rows ``(B, N, C)``: the mean over all positions, the last frame, or every position.
+    """A map ``(B, C, *grid)`` to rows ``(B, N, C)``: the mean over all positions, the last frame, every position, or
+    the whole map as one row.
 
     In time, other axes are averaged over before the last frame or every frame is taken.
     """
+    if pool == "flatten":
+        if layer.time is not None:
+            raise UsageError(
+                f"--pool flatten: depth {layer.name} has a time axis, and items differ in length", "use --pool mean"
+            )
+        return values.flatten(1).unsqueeze(1)
     if pool == "last" and layer.time is None:
         raise UsageError(f"--pool last: depth {layer.name} has no time axis", "use --pool mean")
     if pool == "mean" or layer.time is None:

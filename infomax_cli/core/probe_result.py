@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from infomax_cli.core.files import write_text
+from infomax_cli.core.neighbours import Sheet
 from infomax_cli.errors import CheckpointError
 from infomax_cli.runs import Run
 
@@ -19,7 +20,8 @@ from infomax_cli.runs import Run
 @dataclass(frozen=True, kw_only=True)
 class Score:
     """One layer of one source. Accuracies are shares in [0, 1], means over repeats; `deviation` is their sample
-    standard deviation (None for one repeat), `choices` what was chosen in each, `hop` is in samples."""
+    standard deviation (None for one repeat), `choices` what was chosen in each, `hop` is in samples or pixels, `grid`
+    the map's where all items have the same: of images."""
 
     source: str
     layer: str
@@ -36,6 +38,7 @@ class Score:
     accuracies: tuple[float, ...]
     held_out: float | None
     choices: tuple[Mapping[str, float], ...]
+    grid: tuple[int, ...] | None = None
 
     @property
     def choice(self) -> Mapping[str, float]:
@@ -48,7 +51,8 @@ class Score:
 class ProbeResult:
     """One label, read from every layer. `chance` is the accuracy of always naming the commonest training class, `step`
     that of the older checkpoint that was probed, None for the newest; `trained_steps` is how long it was trained, and
-    `draws` how many from its Gaussians stood beside each training item."""
+    `draws` how many from its Gaussians stood beside each training item. `data` names the dataset where it is not the
+    run's own, and `sheets` are the nearest neighbours of some test items, depth by depth, where they were asked for."""
 
     label: str
     aligned: bool
@@ -69,6 +73,8 @@ class ProbeResult:
     step: int | None = None
     trained_steps: int | None = None
     draws: int = 0
+    data: str | None = None
+    sheets: tuple[Sheet, ...] = ()
 
     def of(self, source: str) -> tuple[Score, ...]:
         """The scores of ``trained``, ``random``, ``mfcc`` or ``raw``, by depth."""
@@ -90,12 +96,19 @@ class ProbeResult:
     def series(self) -> str:
         """What tells apart what was probed differently, whatever the step."""
         parts = [self.label, self.classifier, *([] if self.aligned else [self.pool])]
+        parts += [f"on-{self.data}"] if self.data else []
         parts += [self.protocol] if self.protocol != "optimum" else []
         parts += [f"n{self.labels_per_class}"] if self.labels_per_class else []
         parts += [f"draws{self.draws}"] if self.draws else []
         parts += [] if self.all_depths else [f"depth{depth}" for depth in self.depths]
         parts += [f"seed{self.seed}"] if self.seed else []
         return re.sub(r"[^\w.-]+", "_", "-".join(parts))
+
+    def sheet_stem(self, sheet: Sheet) -> str:
+        """The name of the picture of a sheet, which no classifier has to do with."""
+        depth = int(sheet.layer)
+        bare = replace(self, classifier="neighbours", protocol="optimum", labels_per_class=None, draws=0)
+        return replace(bare, depths=(depth,), all_depths=False).stem
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
