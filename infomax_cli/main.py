@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from infomax_cli import __version__
+from infomax_cli.commands.data import data
 from infomax_cli.commands.decode import decode
 from infomax_cli.commands.doctor import doctor
 from infomax_cli.commands.download import download
@@ -52,6 +53,7 @@ app.command("probe")(probe)
 app.command("decode")(decode)
 app.command("explain")(explain)
 app.command("download")(download)
+app.command("data")(data)
 app.command("plugins")(plugins)
 app.add_typer(recipes, name="recipes")
 app.command("doctor")(doctor)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from infomax_cli.core.api import AudioInfo, DataError, IndexCache, audio_info, derive_seed
 
-MISSING_HINT = (
+MISSING_HINT = (  # the end of every hint about data that is not there
     "Say where the data is with --root, data.root= or INFOMAX_DATA; `--data syllables` needs none and runs right now."
 )
 _SHOWN = 5  # files named in one message
@@ -20,12 +20,23 @@ _log = logging.getLogger("infomax")
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A file that was found, and what it is known by: `tags` are its whole-item labels, as text."""
+    """A file that was found, and what it is known by: `tags` are its whole-item labels, as text; `origin` is where it
+    is listed, if anywhere."""
 
     id: str
     path: str
     tags: Mapping[str, str] = field(default_factory=dict)
+    origin: str = ""
     frames: int = 0  # at the dataset's rate; 0 until its header has been read
+    rate: int = 0  # the file's own
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Recordings whose headers have been read, and why the others are left out, by what they are called."""
+
+    good: list[Recording]
+    left_out: Mapping[str, str]
 
 
 def walk(folder: Path, suffixes: Collection[str]) -> list[str]:
@@ -53,7 +64,7 @@ def _refuse(error: OSError) -> None:
     raise DataError(f"cannot list {error.filename}: {error.strerror}") from error
 
 
-def measure(recordings: Sequence[Recording], rate: int, max_corrupt: float, where: str) -> list[Recording]:
+def measure(recordings: Sequence[Recording], rate: int, max_corrupt: float, where: str) -> Measured:
     """The recordings with their lengths, from the files' headers; those that have none are named and left out.
 
     Headers are read once: they are cached under the paths, sizes and times of the files. Raises `DataError` when more
@@ -61,19 +72,24 @@ def measure(recordings: Sequence[Recording], rate: int, max_corrupt: float, wher
     """
     headers = _headers([recording.path for recording in recordings])
     good: list[Recording] = []
-    corrupt: list[str] = []
+    left_out: dict[str, str] = {}
     for recording, header in zip(recordings, headers, strict=True):
         if isinstance(header, AudioInfo):
-            good.append(replace(recording, frames=header.frames_at(rate)))
+            good.append(replace(recording, frames=header.frames_at(rate), rate=header.rate))
         else:
-            corrupt.append(header)
-    if corrupt:
-        named = listed(corrupt)
-        count = f"{len(corrupt)} of {len(recordings)} recordings in {where} cannot be used"
-        if len(corrupt) > allowed(max_corrupt, len(recordings)):
-            raise DataError(f"{count}: {named}", corrupt_hint(max_corrupt))
-        _log.warning("%s and are left out: %s", count, named)
-    return good
+            left_out[recording.id] = f"{recording.origin}: {header}" if recording.origin else header
+    tell_left_out(left_out, len(recordings), max_corrupt, f"recordings in {where} cannot be used")
+    return Measured(good, left_out)
+
+
+def tell_left_out(left_out: Mapping[str, str], count: int, max_corrupt: float, what: str) -> None:
+    """Name what cannot be used of `count`; raises `DataError` where it is too much (`allowed`)."""
+    if not left_out:
+        return
+    named, number = listed(list(left_out.values())), f"{len(left_out)} of {count} {what}"
+    if len(left_out) > allowed(max_corrupt, count):
+        raise DataError(f"{number}: {named}", corrupt_hint(max_corrupt))
+    _log.warning("%s and are left out: %s", number, named)
 
 
 def listed(what: Sequence[str]) -> str:
@@ -87,7 +103,10 @@ def allowed(share: float, count: int) -> int:
 
 
 def corrupt_hint(share: float) -> str:
-    return f"Copy or download the data again, or allow more than a share of {share:g} to be corrupt: data.max_corrupt="
+    return (
+        f"Copy or download the data again, or allow more than a share of {share:g} to be corrupt: data.max_corrupt=0.9 "
+        "(with it `infomax data NAME --check` names all that is wrong)."
+    )
 
 
 def _headers(paths: Sequence[str]) -> list[AudioInfo | str]:

@@ -78,10 +78,11 @@ class Folder(SpeechDataset):
     def read_corpus(self, root: Path) -> Corpus:
         where = self._locate(root)
         splits = self._read_folder(where) if where.is_dir() else self._read_manifest(where)
-        found = measure([r for split in splits.values() for r in split], self.crops.rate, self.max_corrupt, str(where))
-        if not found:
+        listed = [recording for split in splits.values() for recording in split]
+        measured = measure(listed, self.crops.rate, self.max_corrupt, str(where))
+        if not measured.good:
             raise DataError(f"there is no audio in {where} that can be read", f"Known are {', '.join(SUFFIXES)}.")
-        good = {recording.id: recording for recording in found}
+        good = {recording.id: recording for recording in measured.good}
         splits = {name: [good[r.id] for r in split if r.id in good] for name, split in splits.items()}
         why = dict.fromkeys(("train", *splits), f"nothing in {where} that can be read belongs to it")
         if "" in splits:  # nothing says the split
@@ -92,7 +93,7 @@ class Folder(SpeechDataset):
         splits = {"train": [], **splits}
         if "validation" not in splits:
             self.set_aside_validation(splits, why)
-        return Corpus(splits, why, labels=self.label_names)
+        return Corpus(splits, why, labels=self.label_names, left_out=measured.left_out)
 
     def _locate(self, root: Path) -> Path:
         """The folder or manifest: absolute, or below the root, or below the working folder."""

@@ -111,13 +111,15 @@ class LibriSpeech(SpeechDataset):
         present = {utterance.id for utterance in utterances}
         if len(present) < len(utterances):
             raise DataError(f"an utterance is in {where} more than once", "Each id may be there only once.")
-        utterances = measure(self._keep(utterances, where), _RATE, self.max_corrupt, where)
+        measured = measure(self._keep(utterances, where), _RATE, self.max_corrupt, where)
+        utterances = measured.good
         if not utterances:
             raise DataError(f"there is no utterance in {where} that can be read", MISSING_HINT)
         why: dict[str, str] = {}
         splits = self._split(utterances, present, root, why)
         self.set_aside_validation(splits, why)
-        return Corpus(splits, why, labels=["speaker"], aligned=self._read_phones(root, splits))
+        aligned = self._read_phones(root, splits)
+        return Corpus(splits, why, labels=["speaker"], aligned=aligned, left_out=measured.left_out)
 
     def _keep(self, utterances: list[Recording], where: str) -> list[Recording]:
         """The utterances of the chosen speakers."""
