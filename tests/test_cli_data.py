@@ -254,3 +254,17 @@ def test_a_sheet_of_images_is_drawn(tmp_path: Path, channels: int) -> None:
     image = imread(tmp_path / "sheet.png")[..., 0]
     shades = {round(0.1 * 255), round(0.9 * 255)}
     assert shades <= set(np.round(image * 255).astype(int).ravel().tolist())
+
+
+def test_doctor_tells_of_data_that_is_there_and_of_what_lacks_in_it(here: Path) -> None:
+    from infomax_cli.diagnosis import Diagnosis, _examine_data
+
+    found = Diagnosis(versions={})
+    _examine_data(found)
+    assert (found.data, found.problems) == ([], [])
+    speech(here / "data")
+    _examine_data(found)
+    assert found.data == ["librispeech"]
+    assert "train-clean-100 is incomplete" in found.problems[0].what
+    assert found.problems[0].remedy == "infomax download librispeech --subset train-clean-100 --verify"
+    assert not found.problems[0].essential

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from infomax_cli.core.audio import AudioInfo, audio_info, read_audio
 from infomax_cli.core.files import IndexCache, cache_root, write_atomically, write_text
 from infomax_cli.core.images import fit_image, scale_image
-from infomax_cli.core.seeds import derive_seed, numpy_generator, torch_generator
+from infomax_cli.core.seeds import derive_seed, numpy_generator, order_by_seed, torch_generator
 from infomax_cli.errors import CorruptItem, DataError, DoesNotFit, InfomaxError, PluginError, UsageError
 from infomax_cli.fetching.catalogue import CATALOGUE, RemoteFile, Subset
 from infomax_cli.fetching.obtain import obtain
@@ -35,7 +35,7 @@ __all__ = [
     "fit_image", "scale_image",
     "IndexCache", "cache_root", "write_atomically", "write_text",
     "RemoteFile", "Subset", "obtain", "CATALOGUE",
-    "derive_seed", "numpy_generator", "torch_generator",
+    "derive_seed", "order_by_seed", "numpy_generator", "torch_generator",
     "InfomaxError", "UsageError", "DataError", "CorruptItem", "DoesNotFit", "PluginError",
 ]  # fmt: skip
 

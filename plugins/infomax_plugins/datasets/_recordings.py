@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from infomax_cli.core.api import DataError, IndexCache, audio_info, derive_seed
+from infomax_cli.core.api import DataError, IndexCache, audio_info, order_by_seed
 
 MISSING_HINT = (  # the end of every hint about data that is not there
     "Say where the data is with --root, data.root= or INFOMAX_DATA; `--data syllables` needs none and runs right now."
@@ -157,7 +157,7 @@ def draw(names: Iterable[str], fraction: float, *seed: int | str) -> set[str]:
 
     Names are ranked by a hash of seed and name, so that a name more or less hardly changes the others' fate.
     """
-    ranked = sorted(names, key=lambda name: derive_seed(*seed, ascii(name)))  # a file's name need not be UTF-8
+    ranked = order_by_seed(names, *seed)
     if fraction <= 0 or len(ranked) < 2:
         return set()
     return set(ranked[: min(max(1, round(fraction * len(ranked))), len(ranked) - 1)])
