@@ -20,6 +20,7 @@ from infomax_cli.wording import suggest
 
 Section = TypeVar("Section")
 Cut = Literal["none", "each"] | list[int]
+Augment = str | dict[str, Any]
 
 
 # --- the sections of fixed form --------------------------------------------------------------------------------------
@@ -38,6 +39,24 @@ class Milestones:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SnapshotOptions:
+    """A picture of the features in the plane `every` so many steps (see `infomax tsne`): up to `limit` points, coloured
+    by the label `color` (None for the only one), at one `depth` (None for all)."""
+
+    every: int
+    color: str | None = None
+    depth: int | None = None
+    method: Literal["tsne", "umap", "pca"] = "tsne"
+    limit: int = 500
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"train.tsne.every must be at least 1, not {self.every}")
+        if self.limit < 3:
+            raise ValueError(f"train.tsne.limit must be at least 3, not {self.limit}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     """How long, how fast and how. One of `epochs` and `steps` says when to stop; everything `_every` counts steps.
 
@@ -45,7 +64,8 @@ class TrainOptions:
     encoder weights to start from. `block` trains that block alone: those below are frozen, those above left out.
     `crops` draws so many crops of each item once and for all, in place of a new one each epoch; with `cache` what the
     frozen blocks make of them is computed once, and read from disk. `compile` has torch.compile make each block faster.
-    `workers` None means one for each core but the first, four at most; `keep` is how many older checkpoints stay.
+    `workers` None means one for each core but the first, four at most; `keep` is how many older checkpoints stay;
+    `tsne` asks for pictures while it trains.
     """
 
     epochs: int | None = None
@@ -74,6 +94,7 @@ class TrainOptions:
     save_every: int = 500
     validate_every: int | None = None
     keep: int = 0
+    tsne: SnapshotOptions | None = None
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
@@ -101,11 +122,14 @@ class TrainOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ViewOptions:
-    """How many views are made of an item, by which augmentations; those in `shared` are drawn once for all views."""
+    """How many views are made of an item, by which augmentations; those in `shared` are drawn once for all views.
+
+    An augmentation is a name, or a mapping of its `name` and its options; the name may be that of a published set.
+    """
 
     count: int = 1
-    augment: str | list[str] = field(default_factory=list)
-    shared: list[str] = field(default_factory=list)
+    augment: Augment | list[Augment] = field(default_factory=list)
+    shared: Augment | list[Augment] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.count < 1:

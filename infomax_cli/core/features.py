@@ -125,8 +125,8 @@ def extract(
 
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(derive_seed(seed, "features"))  # for encoders whose evaluation draws from a Gaussian
-        for indices, items in _batches(split, labels, item_seed, advance, leave_out):
-            maps = _maps(source, items)
+        for indices, items in batches(split, labels, item_seed, advance, leave_out):
+            maps = maps_of(source, items)
             if maps is None:
                 result.skipped += len(items)
                 continue
@@ -190,7 +190,7 @@ def _grids(labels: Mapping[str, LabelSpec]) -> dict[tuple[int, float] | None, li
     return grids
 
 
-def _batches(
+def batches(
     split: Split,
     labels: Mapping[str, LabelSpec],
     item_seed: Callable[[int], int | None],
@@ -225,7 +225,7 @@ def _is_known(item: Item, name: str) -> bool:
     return bool((torch.as_tensor(item.labels[name]) >= 0).any())
 
 
-def _maps(source: Source, items: Sequence[Item]) -> tuple[Tensor, ...] | None:
+def maps_of(source: Source, items: Sequence[Item]) -> tuple[Tensor, ...] | None:
     """The maps of a batch, or None where the items are too short for the source."""
     x = torch.stack([item.input for item in items])
     try:

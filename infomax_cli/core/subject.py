@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from infomax_cli.core import build
-from infomax_cli.core.api import Dataset, DataSpec, Encoder, derive_seed
+from infomax_cli.core.api import Dataset, DataSpec, Encoder, Item, Split, derive_seed
 from infomax_cli.core.blocks import module_of
 from infomax_cli.core.checkpoint import encoder_step, load_checkpoint, load_encoder_weights, restore
 from infomax_cli.errors import UsageError
@@ -34,6 +34,28 @@ class Subject:
     device: torch.device
     step: int | None = None
     trained: int | None = None
+
+    def split(self, name: str) -> Split:
+        """A split whose items evaluation takes: whole, or in time as crops where a seed draws them. Images are never
+        cropped by a seed: they come in the size that the encoder sees."""
+        split = self.dataset.split(self.root, name)
+        return _Unseeded(split) if len(self.data.grid) == 2 else split
+
+
+class _Unseeded:
+    """A split that draws nothing."""
+
+    def __init__(self, split: Split) -> None:
+        self._split = split
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def __getitem__(self, key: tuple[int, int | None]) -> Item:
+        return self._split[key[0], None]
+
+    def item_labels(self, name: str) -> Sequence[int]:
+        return self._split.item_labels(name)
 
 
 def load_subject(

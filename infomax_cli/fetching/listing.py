@@ -114,6 +114,6 @@ def _recipes_for(dataset: str) -> list[str]:
             data = read_recipe(recipe.path).get("data")
         except RecipeError:
             continue
-        if (data.get("name") if isinstance(data, dict) else data) == dataset:
+        if (data.get("name") if isinstance(data, dict) else data) == dataset.replace("-", "_"):  # as plugins are called
             found.append(recipe.name)
     return found
