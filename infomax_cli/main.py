@@ -14,6 +14,7 @@ import typer
 
 from infomax_cli import __version__
 from infomax_cli.commands.compare import compare
+from infomax_cli.commands.data import data
 from infomax_cli.commands.decode import decode
 from infomax_cli.commands.doctor import doctor
 from infomax_cli.commands.download import download
@@ -59,6 +60,7 @@ app.command("tsne")(tsne)
 app.command("runs")(list_runs)
 app.command("compare")(compare)
 app.command("download")(download)
+app.command("data")(data)
 app.command("plugins")(plugins)
 app.command("views")(views)
 app.add_typer(recipes, name="recipes")

@@ -310,6 +310,7 @@ def test_doctor_finds_a_sound_machine_sound(run_cli: Any, tmp_path: Path) -> Non
     assert "libsndfile" in found["libraries"]["soundfile"]["notes"][0]
     assert found["devices"]["cpu"]["threads"] >= 1
     assert found["folders"]["data"]["path"] == str(tmp_path / "home" / "data")
+    assert found["data"] == []
     assert found["folders"]["cache"]["variable"] == "INFOMAX_CACHE"
     assert found["folders"]["runs"] == found["folders"]["runs"] | {"path": str(tmp_path / "runs"), "exists": False}
     assert all(row["checked"] and row["problem"] is None for row in found["plugins"])

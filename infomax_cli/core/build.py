@@ -135,11 +135,11 @@ def build_dataset(recipe: Recipe) -> Dataset:
     return _make_dataset(_bound("datasets", recipe.data, "data", recipe.source))
 
 
-def dataset_by_name(name: str, changes: Sequence[str]) -> Dataset:
-    """A dataset outside of any recipe; `changes` are ``data.key=value``."""
+def dataset_by_name(name: str, changes: Sequence[str], verb: str = "download") -> Dataset:
+    """A dataset outside of any recipe; `changes` are ``data.key=value``, and `verb` is what is asked about it."""
     raw = apply_overrides({"data": {"name": name}}, changes)["data"]
     options = {key: value for key, value in raw.items() if key != "name"}
-    return _make_dataset(_bound("datasets", PluginSection(name, options), "data", f"download {name}"))
+    return _make_dataset(_bound("datasets", PluginSection(name, options), "data", f"{verb} {name}"))
 
 
 def _make_dataset(section: PluginSection) -> Dataset:

@@ -438,3 +438,21 @@ CATALOGUE: Mapping[str, Entry] = {
         *(CIFAR10, CIFAR100, STL10, SVHN, MNIST, FASHION_MNIST),
     )
 }
+
+EMBEDDED: Mapping[str, str] = {
+    "syllables": "spoken syllables by synthetic voices, made in seconds",
+    "digits": "1,797 handwritten digits, 8 by 8",
+}
+"""Datasets that come with infomax: they need no download, and run right now."""
+
+NOT_FOR_DOWNLOAD: Mapping[str, str] = {
+    "folder": "your own recordings; data.path= names them",
+    "imagefolder": "your own images; data.path= names them",
+    "deboer": "not public: its authors may give it",
+}
+"""Datasets of files that only the user can have."""
+
+
+def entry_of(dataset: str) -> Entry | None:
+    """What is to be downloaded for the dataset of this name, if anything."""
+    return CATALOGUE.get(dataset) or CATALOGUE.get(dataset.replace("_", "-"))
