@@ -107,7 +107,8 @@ class GridConv(nn.Conv2d):
     """A fully connected layer as a convolution whose kernel is the grid: ``(B, C, side, T)`` to ``(B, C', 1, T')``.
 
     T' is 1 where T is the side. On a longer map it slides along the last axis, one position at a time. It is computed
-    as a matrix product, which here takes a tenth of the time of `nn.Conv2d` with its gradients.
+    as a matrix product, which takes a seventh of the time of `nn.Conv2d` with its gradients (256@4x4 to 1024, batch 64,
+    one core).
     """
 
     def __init__(self, channels: int, width: int, side: int, bias: bool = True) -> None:
