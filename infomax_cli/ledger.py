@@ -124,7 +124,7 @@ def _protocol(found: Mapping[str, Any]) -> str:
     words += [] if found["aligned"] else [f"pool {found['pool']}"]
     words += [f"{found['labels_per_class']} labels a class"] if found["labels_per_class"] else []
     words += [f"{found['draws']} draws an item"] if found.get("draws") else []
-    words += [f"on {found['test_split']}"]
+    words += [f"on {found['test_split']}{' of ' + found['data'] if found.get('data') else ''}"]
     return ", ".join(words)
 
 

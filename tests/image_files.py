@@ -114,3 +114,18 @@ def write_mnist(folder: Path, *, zipped: bool, counts: Sequence[int] = (20, 10))
             path = folder / (f"{name}.gz" if zipped else name)
             path.write_bytes(gzip.compress(idx(array)) if zipped else idx(array))
     return noise(counts[0], 28, 28)
+
+
+# --- folders of classes ----------------------------------------------------------------------------------------------
+
+
+def write_folders(folder: Path, *splits: str, classes: int = 3, each: int = 4, side: int = 70) -> None:
+    """PNGs of `side` by `side` + 10 pixels, ``folder/SPLIT/CLASS/N.png``."""
+    from PIL import Image
+
+    for seed, split in enumerate(splits):
+        for number in range(classes):
+            place = folder / split / f"class {number}"
+            place.mkdir(parents=True)
+            for index, pixels in enumerate(noise(each, side, side + 10, 3, seed=10 * seed + number)):
+                Image.fromarray(pixels).save(place / f"{index}.png")

@@ -223,6 +223,7 @@ def _begin(trainer: Trainer, folder: Path) -> tuple[Run, Metrics]:
     try:
         with run.lock():
             write_text(run.recipe_file, _recipe_text(recipe))
+            _note_data(trainer.experiment, run)
             return run, _train(trainer, run, "training")
     except BaseException as error:
         if trainer.step == 0 and not isinstance(error, Interrupted | Diverged):
@@ -259,14 +260,27 @@ def _go_on(trainer: Trainer, run: Run) -> Metrics:
         return _train(trainer, run, "going on with")
 
 
+def _note_data(experiment: Experiment, run: Run) -> None:
+    """What the data holds, for the run's card."""
+    from infomax_cli.card import FACTS
+    from infomax_cli.core.files import write_text
+    from infomax_cli.core.holdings import take_stock
+
+    held = take_stock(experiment.dataset, experiment.recipe.data.name, experiment.root)
+    write_text(run.path / FACTS, json.dumps(held.to_dict(), ensure_ascii=False) + "\n")
+
+
 def _train(trainer: Trainer, run: Run, verb: str) -> Metrics:
+    from infomax_cli.card import write_card
     from infomax_cli.console import messages
     from infomax_cli.display import TrainDisplay
 
+    write_card(run)  # so that there is one whatever becomes of the run
     _say(f"{verb} {run.path} on {trainer.device}, steps {trainer.step} to {trainer.total}")
     items = trainer.options.batch * trainer.options.accumulate
     with TrainDisplay(messages(), start=trainer.step, total=trainer.total, batch=items) as display:
         trainer.train(run, display)
+    write_card(run)
     return display.values
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from infomax_cli.card import write_card
 from infomax_cli.core.files import write_text
 from infomax_cli.core.neighbours import Sheet
 from infomax_cli.errors import CheckpointError
@@ -131,7 +132,7 @@ def summarise(measured: Sequence[Mapping[str, float]], choices: Sequence[Mapping
 
 
 def write_result(run: Run, result: ProbeResult) -> tuple[Path, Path]:
-    """``<run>/probes/<stem>.json`` and ``.png``, and TensorBoard's ``probe/...`` scalars in the run.
+    """``<run>/probes/<stem>.json`` and ``.png``, TensorBoard's ``probe/...`` scalars, and the run's card anew.
 
     Raises `CheckpointError` where they cannot be written.
     """
@@ -143,6 +144,7 @@ def write_result(run: Run, result: ProbeResult) -> tuple[Path, Path]:
         write_text(file, json.dumps({"run": run.name, **result.to_dict()}, indent=2, ensure_ascii=False) + "\n")
         plot_depths(result, picture, run.name)
         _log_to_tensorboard(run, result)
+        write_card(run)
     except OSError as error:
         raise CheckpointError(
             f"cannot write what was found to {file.parent}: {error.strerror or error}",

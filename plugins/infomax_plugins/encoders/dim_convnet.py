@@ -31,7 +31,7 @@ def _alex_convs(bias: bool = False, init_std: float | None = None) -> tuple[Conv
 
 
 _HALVE_5X5 = Window(5, 2, 2)
-_CONFIGS: dict[ConvnetName, Config] = {
+CONFIGS: dict[ConvnetName, Config] = {
     "basic28x28": Config(28, (Conv(64, _HALVE_5X5), Conv(128, _HALVE_5X5), Dense(1024)), local=1, channels=1),
     "basic32x32": _basic(32, 64, 128, 256),
     "basic64x64": _basic(64, 64, 128, 256, 512),
@@ -100,7 +100,7 @@ class DIMConvNet(DIMEncoder):
     ) -> None:
         super().__init__(
             f"dim_convnet {config}",
-            _CONFIGS[config],
+            CONFIGS[config],
             channels=channels,
             units=units,
             widths=widths,
