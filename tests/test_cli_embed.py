@@ -151,6 +151,7 @@ def test_a_split_is_embedded_with_its_labels_into_the_run(infomax: Infomax, run:
     assert lines[3]["source"] == "syllables:test[3]"
     assert np.load(run.path / "embed" / "test-depth5-mean" / lines[3]["file"]).shape == (5,)
     assert "there is no such split" not in done.err
+    assert not any("left out" in line for line in done.err.splitlines())
     done = infomax("embed", "--split", "tset")
     assert (done.code, "did you mean test?" in done.err) == (2, True)
 
@@ -163,7 +164,29 @@ def test_changes_are_of_the_data_only(infomax: Infomax, here: Path) -> None:
     assert (done.code, "only options of its data may change" in done.err) == (2, True)
     sound(here / "a.wav", 3200)
     done = infomax("embed", "a.wav", "data.words=6")
-    assert (done.code, "changes the data of --split" in done.err) == (2, True)
+    assert (done.code, "data.words=6 is for --split" in done.err) == (2, True)
+
+
+def test_a_split_of_other_data_is_embedded_where_it_fits(infomax: Infomax, here: Path) -> None:
+    sound(here / "mine" / "a" / "1.wav", 3200)
+    sound(here / "mine" / "b" / "2.wav", 4000)
+    words = (
+        "--data",
+        "folder",
+        "--split",
+        "train",
+        "data.path=mine",
+        "data.validation_fraction=0",
+        "data.test_fraction=0",
+    )
+    done = infomax("embed", *words, "--out", "o")
+    assert done.code == 0, done.err
+    assert [line["shape"] for line in index(here / "o")] == [[20, 5], [25, 5]]
+    done = infomax("embed", *words, "data.rate=8000")
+    assert (done.code, "folder holds 1 channel over time at 8000 Hz, but the encoder takes" in done.err) == (2, True)
+    sound(here / "a.wav", 3200)
+    done = infomax("embed", "a.wav", "--data", "folder")
+    assert (done.code, "--data folder is for --split" in done.err) == (2, True)
 
 
 # --- long sound ------------------------------------------------------------------------------------------------------
@@ -211,7 +234,7 @@ def test_corrupt_and_short_files_are_named_and_left_out(infomax: Infomax, here: 
     left = [line for line in done.err.splitlines() if line.startswith("left out: ")]
     assert [str(here / "in" / name) in line for name, line in zip(("bad.flac", "short.wav"), left, strict=True)]
     assert "samples to make one frame, got 20" in left[1]
-    assert "wrote features of 1 inputs to o, 2 left out" in done.err
+    assert "wrote features of 1 input to o, 2 left out" in done.err
     done = infomax("embed", "in/bad.flac", "--out", "o")
     assert (done.code, "none of 1 inputs could be embedded" in done.err) == (1, True)
 
@@ -234,7 +257,7 @@ def test_what_is_there_is_kept_and_what_was_half_made_is_made_again(infomax: Inf
     (here / "o" / ".3.npy.x.tmp").write_text("half")
     stamp = (here / "o" / "0.npy").stat().st_mtime_ns
     done = infomax("embed", "in", "--out", "o")
-    assert "wrote features of 3 inputs to o, 1 were there already" in done.err
+    assert "wrote features of 3 inputs to o, those of 1 were there already" in done.err
     assert (here / "o" / "0.npy").stat().st_mtime_ns == stamp
     found = {path.name: path.read_bytes() for path in (here / "o").iterdir()}
     assert sorted(found) == sorted(whole)

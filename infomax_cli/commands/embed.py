@@ -39,6 +39,9 @@ def embed(
     dtype: Annotated[str, typer.Option(help="fp32, or fp16, half as large.")] = "fp32",
     out: Annotated[Path | None, typer.Option(help="A folder for them; else embed/ in the run's folder.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    data: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A split of this dataset instead of the run's own.")
+    ] = None,
     root: Annotated[Path | None, typer.Option(help="Where the data of --split lies, if not where it was.")] = None,
     runs: Annotated[Path | None, typer.Option(help="Where runs lie; else $INFOMAX_RUNS, else ./runs.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
@@ -60,8 +63,8 @@ def embed(
     if bool(given) == (split is not None):
         what = "--split or inputs: one at a time" if given else "there is nothing to embed"
         raise UsageError(what, "name files or folders, or --split test")
-    if changes and split is None:
-        raise UsageError(f"{changes[0]} changes the data of --split", "which split? --split test")
+    if split is None and (changes or data is not None):
+        raise UsageError(f"{changes[0] if changes else f'--data {data}'} is for --split", "which split? --split test")
     model = load_file(file, device=device)
     depths = depths_of(depth, len(model.depths))
     chosen = _one_of("--format", form or ("npz" if len(depths) > 1 else "npy"), FORMATS)
@@ -69,8 +72,8 @@ def embed(
     options = EmbedOptions(
         tuple(depths), _one_of("--pool", pool, ("none", "mean")), chosen, _one_of("--dtype", dtype, ("fp32", "fp16"))
     )
-    where = out or _folder(file, split, depths, len(model.depths), pool)
-    sources = _of_files(model, given) if split is None else _of_split(model, split, changes, root)
+    where = out or _folder(file, f"{data}-{split}" if data else split, depths, len(model.depths), pool)
+    sources = _of_files(model, given) if split is None else _of_split(model, split, data, changes, root)
     embedding = Embedding(model, options, where)
     _report(_run(embedding, sources), embedding, as_json=as_json)
 
@@ -120,16 +123,24 @@ def _of_files(model: PretrainedEncoder, given: Sequence[Path]) -> Sequence[Sourc
     return files(given, model.inputs, shorter if isinstance(shorter, int) else None)
 
 
-def _of_split(model: PretrainedEncoder, name: str, changes: Sequence[str], root: Path | None) -> Sequence[Source]:
+def _of_split(
+    model: PretrainedEncoder, name: str, dataset_name: str | None, changes: Sequence[str], root: Path | None
+) -> Sequence[Source]:
+    from infomax_cli.console import messages
     from infomax_cli.core import build
     from infomax_cli.core.embed_sources import OfSplit
+    from infomax_cli.core.inputs import InputSpec
     from infomax_cli.core.subject import with_data
     from infomax_cli.paths import data_root
 
-    recipe = with_data(model.recipe, changes)
+    def tell(text: str) -> None:
+        messages().print(text, soft_wrap=True, markup=False)
+
+    recipe = with_data(model.recipe, changes, dataset_name, tell)
     where = root or Path(recipe.root or data_root())
     dataset = build.build_dataset(recipe)
     data = dataset.describe(where)
+    model.inputs.check_fits(InputSpec.of(data), recipe.data.name)
     if name not in data.sizes:
         raise UsageError(f"--split {name}: the data has no such split", suggest(name, list(data.sizes)))
     split = dataset.split(where, name)
@@ -157,7 +168,8 @@ def _report(result: Embedded, embedding: Embedding, *, as_json: bool) -> None:
 
     console = messages()
     for place, why in result.failed[:_TOLD]:
-        console.print(f"left out: {place}: {why}", soft_wrap=True, markup=False)
+        told = why if place in why else f"{place}: {why}"
+        console.print(f"left out: {told}", soft_wrap=True, markup=False)
     if len(result.failed) > _TOLD:
         console.print(f"left out: {len(result.failed) - _TOLD} more; --json tells all", soft_wrap=True, markup=False)
     if as_json:
@@ -165,11 +177,10 @@ def _report(result: Embedded, embedding: Embedding, *, as_json: bool) -> None:
         print_json({"out": str(embedding.out), "made": result.made, "kept": result.kept, "failed": failed})
     if not result.made + result.kept:
         raise DataError(f"none of {len(result.failed)} inputs could be embedded")
-    before = f", {result.kept} were there already" if result.kept else ""
+    inputs = "1 input" if result.made == 1 else f"{result.made} inputs"
+    before = f", those of {result.kept} were there already" if result.kept else ""
     left = f", {len(result.failed)} left out" if result.failed else ""
-    console.print(
-        f"wrote features of {result.made} inputs to {embedding.out}{before}{left}", soft_wrap=True, markup=False
-    )
+    console.print(f"wrote features of {inputs} to {embedding.out}{before}{left}", soft_wrap=True, markup=False)
 
 
 def _one_of(option: str, word: str, known: Sequence[str]) -> Any:

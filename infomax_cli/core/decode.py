@@ -305,7 +305,7 @@ class Decoding:
 
     def split(self, name: str) -> Split:
         """A split of the subject's data. Raises `DataError` where it is empty."""
-        split = self.subject.dataset.split(self.subject.root, name)
+        split = self.subject.split(name)
         if not len(split):
             raise DataError(f"decode: the split {name} is empty", "choose other data")
         return split

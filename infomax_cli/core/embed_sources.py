@@ -8,18 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from infomax_cli.core.api import Split, audio_info, fit_image, read_audio
+from infomax_cli.core.api import IMAGE_SUFFIXES, Split, audio_info, fit_image, read_audio, read_image
 from infomax_cli.core.inputs import InputSpec
 from infomax_cli.core.streaming import Reader
 from infomax_cli.errors import DataError, UsageError
-from infomax_cli.wording import describe_error
 
 SOUNDS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".caf", ".w64", ".sph")
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
 @dataclass(frozen=True)
@@ -70,7 +66,7 @@ class File:
         return Reading(self.id, total, read)
 
     def _image(self) -> Reading:
-        image = fit_image(_read_image(self.path, self.inputs.channels), _two(self.inputs.grid), self.shorter)
+        image = fit_image(read_image(self.path, grey=self.inputs.channels == 1), _two(self.inputs.grid), self.shorter)
         return Reading(self.id, image.shape[1], lambda start, stop: image[None])
 
 
@@ -95,14 +91,14 @@ class OfSplit:
 
 def files(given: Sequence[Path], inputs: InputSpec, shorter: int | None) -> list[File]:
     """All that is named, folders with all that lies in them; each file once, in the order of paths."""
-    if len(inputs.axes) > 2 or (inputs.is_sound and inputs.channels != 1):
+    if inputs.channels not in ((1,) if inputs.is_sound else (1, 3)) or not (inputs.is_sound or len(inputs.axes) == 2):
         raise UsageError(
             f"the encoder takes {inputs.channels} channels over {', '.join(inputs.axes)}: files hold no such thing",
             "embed a split of its data: --split test",
         )
     found: dict[Path, str] = {}
     for path in given:
-        for file, name in _walk(path, SOUNDS if inputs.is_sound else IMAGES):
+        for file, name in _walk(path, SOUNDS if inputs.is_sound else IMAGE_SUFFIXES):
             found.setdefault(file.absolute(), name)
     if not found:
         kind = "sound" if inputs.is_sound else "image"
@@ -144,16 +140,3 @@ class Names:
 def _two(grid: Sequence[int]) -> tuple[int, int]:
     height, width = grid
     return height, width
-
-
-def _read_image(path: Path, channels: int) -> Tensor:
-    """``(C, H, W)`` in [0, 1], upright; grey where the encoder takes one channel."""
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file).convert("L" if channels == 1 else "RGB")
-            pixels = torch.from_numpy(np.array(image, dtype=np.float32) / 255)
-    except Exception as error:  # a damaged file makes its readers stumble anywhere
-        raise DataError(f"cannot read {path}: {describe_error(error)}") from error
-    return pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1)

@@ -40,6 +40,22 @@ class InputSpec:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def check_fits(self, other: Self, name: str) -> None:
+        """Raise `UsageError` where data of another kind would mean nothing to the encoder."""
+        if (self.axes, self.channels, self.rate) != (other.axes, other.channels, other.rate):
+            raise UsageError(
+                f"{name} holds {other.describe()}, but the encoder takes {self.describe()}",
+                f"data.rate={self.rate}" if self.is_sound and other.is_sound else "choose data of the same kind",
+            )
+        if not self.is_sound and self.grid != other.grid:
+            theirs, ours = ("x".join(map(str, grid)) for grid in (other.grid, self.grid))
+            hint = f"data.size={self.grid[0]}"
+            raise UsageError(f"{name} holds images of {theirs} pixels, but the encoder takes {ours}", hint)
+
+    def describe(self) -> str:
+        channels = "1 channel" if self.channels == 1 else f"{self.channels} channels"
+        return f"{channels} over {', '.join(self.axes)}" + ("" if self.rate is None else f" at {self.rate} Hz")
+
     @property
     def is_sound(self) -> bool:
         return self.axes == ("time",)
