@@ -65,8 +65,8 @@ def save_encoder(
     encoder: nn.Module,
     recipe: dict[str, Any],
     step: int | None = 0,
-    *,
     inputs: Mapping[str, Any] | None = None,
+    *,
     extra: Mapping[str, str] | None = None,
 ) -> None:
     """The encoder alone; in the file's metadata the recipe that rebuilds it, the steps that it was trained for, and

@@ -336,7 +336,7 @@ class Trainer:
         marks = logbook.sync()
         recipe = self.experiment.recipe.to_dict()
         inputs = InputSpec.of(self.experiment.data).to_dict()
-        save_encoder(run.encoder_file, encoder, recipe, self.step, inputs=inputs)
+        save_encoder(run.encoder_file, encoder, recipe, self.step, inputs)
         save_checkpoint(
             run.last,
             {
