@@ -13,7 +13,8 @@ _LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 
 
 class Pixels(nn.Module):
-    """Images in [0, 1], ``(B, C, size, size)``, less `mean` and divided by `std`, both one value a channel.
+    """Images in [0, 1], ``(B, C, size, size)``, less `mean` and divided by `std`: one value for all channels or one
+    each.
 
     With `grey` three channels are made one by their luma first. The first two arguments are for messages: the name of
     the encoder, and what to do about images of another size.
@@ -30,24 +31,31 @@ class Pixels(nn.Module):
         *,
         size: int,
         channels: int,
-        mean: Sequence[float],
-        std: Sequence[float],
+        mean: float | Sequence[float],
+        std: float | Sequence[float],
         grey: bool = False,
     ) -> None:
         super().__init__()
         self.encoder, self.other_size = encoder, other_size
         self.size, self.channels = size, channels
         self.mixes = grey and channels == 3
-        _check(encoder, channels, mean, std, grey=grey)
-        self.register_buffer("mean", _per_channel(mean))
-        self.register_buffer("std", _per_channel(std))
-        self.register_buffer("luma", _per_channel(_LUMA), persistent=False)
+        self.out_channels = 1 if grey else channels
+        _check(encoder, size, channels, grey=grey)
+        self.register_buffer("mean", _per_channel(encoder, "mean", mean, self.out_channels))
+        self.register_buffer("std", _per_channel(encoder, "std", std, self.out_channels))
+        self.register_buffer("luma", torch.tensor(_LUMA).view(-1, 1, 1), persistent=False)
+        if not (self.std > 0).all():
+            raise InfomaxError(f"{encoder}: std is {std}, but must be positive")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Raises `InfomaxError` on images of another size or with other channels."""
+        """``(B, C, size, size)`` to ``(B, out_channels, size, size)``.
+
+        Raises `InfomaxError` on what is no image, on images of another size or with other channels.
+        """
         if x.ndim != 4:
             raise InfomaxError(
-                f"{self.encoder} reads images, (B, C, H, W), not {tuple(x.shape)}", "use an encoder made for this data"
+                f"{self.encoder} reads images, (B, C, H, W), not {tuple(x.shape)}",
+                "for sound: encoder.spectrogram={}" if x.ndim == 3 else "use an encoder made for this data",
             )
         if x.shape[1] != self.channels:
             raise InfomaxError(
@@ -69,18 +77,19 @@ class Pixels(nn.Module):
         return Axis("height"), Axis("width")
 
 
-def _per_channel(values: Sequence[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
+def _per_channel(encoder: str, name: str, values: float | Sequence[float], channels: int) -> Tensor:
+    """One value or one a channel, to be held against ``(B, channels, H, W)``."""
+    listed = [values] if isinstance(values, int | float) else list(values)
+    if len(listed) not in (1, channels):
+        raise InfomaxError(
+            f"{encoder}: {name} must have one value, or one for each channel, {channels} in all: {listed}"
+        )
+    return torch.tensor(listed, dtype=torch.float32).view(-1, 1, 1)
 
 
-def _check(encoder: str, channels: int, mean: Sequence[float], std: Sequence[float], *, grey: bool) -> None:
-    if channels < 1:
-        raise InfomaxError(f"{encoder}: channels is {channels}, but must be at least 1")
+def _check(encoder: str, size: int, channels: int, *, grey: bool) -> None:
+    for name, value in {"size": size, "channels": channels}.items():
+        if value < 1:
+            raise InfomaxError(f"{encoder}: {name} is {value}, but must be at least 1")
     if grey and channels not in (1, 3):
         raise InfomaxError(f"{encoder}: grey mixes red, green and blue, but channels is {channels}")
-    normalised = 1 if grey else channels
-    for name, values in {"mean": mean, "std": std}.items():
-        if len(values) != normalised:
-            raise InfomaxError(f"{encoder}: {name} must have a value for each channel, {normalised} in all: {values}")
-    if not all(value > 0 for value in std):
-        raise InfomaxError(f"{encoder}: std is {list(std)}, but must be positive")

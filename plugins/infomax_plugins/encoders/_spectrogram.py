@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from infomax_cli.core.api import Axis, InfomaxError
 
-# of the log-energies of LibriSpeech, with the floor below
+# Of log-energies of speech with the options below. Measured at 32 and at 64 bands: -10.6, -10.8 (deviation 4.25, 4.25)
+# on nine utterances of LibriSpeech, -11.6, -11.9 (4.7, 4.6) on sixty recordings of other people, rooms and languages.
 MEAN = -11.0
-STD = 4.2
+STD = 4.4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,20 +47,32 @@ class LogMel(nn.Module):
         bands: how many; the lowest begins at 0 Hz, the highest ends at half the rate.
         options: window, hop, rate and floor.
         mean, std: of the log-energies; by default those of speech.
+        encoder: whose input this is, for messages.
+        least_frames: how many that needs.
 
     Raises:
         InfomaxError: options that make no sense, or a window too short to tell the bands apart.
     """
 
+    out_channels = 1
     hann: Tensor
     filters: Tensor
     mean: Tensor
     std: Tensor
 
-    def __init__(self, bands: int, options: Spectrogram, *, mean: float = MEAN, std: float = STD) -> None:
+    def __init__(
+        self,
+        bands: int,
+        options: Spectrogram,
+        *,
+        mean: float = MEAN,
+        std: float = STD,
+        encoder: str = "a spectrogram",
+        least_frames: int = 1,
+    ) -> None:
         super().__init__()
+        self.encoder, self.least_frames, self.options = encoder, least_frames, options
         _check(bands, options, std)
-        self.options = options
         self.size = 1 << (options.window - 1).bit_length()  # of the Fourier transform: a power of two
         hann = torch.hann_window(options.window, dtype=torch.float64)
         filters = mel_filters(bands, self.size, options.rate)
@@ -74,14 +87,16 @@ class LogMel(nn.Module):
         self.register_buffer("std", torch.tensor(std))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Raises `InfomaxError` on what is no sound of one channel, and on sound of less than `least_frames`."""
         if x.ndim != 3 or x.shape[1] != 1:
             raise InfomaxError(
-                f"a spectrogram is made of sound of one channel, (B, 1, T), not of {tuple(x.shape)}",
-                "mix the sound to mono; for images leave out encoder.spectrogram",
+                f"{self.encoder} takes a spectrogram of sound of one channel, (B, 1, T), not {tuple(x.shape)}",
+                "for images leave out encoder.spectrogram" if x.ndim == 4 else "mix the sound to mono",
             )
-        if x.shape[-1] < self.least_samples(1):
+        if x.shape[-1] < self.least_samples:
             raise InfomaxError(
-                f"a spectrogram needs at least {self.least_samples(1)} samples, got {x.shape[-1]}",
+                f"{self.encoder} needs at least {self.least_samples} samples to make {self.least_frames} frames "
+                f"of a spectrogram, got {x.shape[-1]}",
                 "leave out such short items, or take longer crops",
             )
         with torch.autocast(x.device.type, enabled=False):  # quiet bands would drown in the rounding of loud ones
@@ -93,9 +108,11 @@ class LogMel(nn.Module):
         time = Axis("time").convolve(self.options.window, self.options.hop, self._padding[0])
         return Axis("frequency"), time
 
-    def least_samples(self, frames: int) -> int:
-        """The shortest sound that makes so many frames."""
-        return max(frames * self.options.hop, max(self._padding) + 1)  # no more can be mirrored than there is
+    @property
+    def least_samples(self) -> int:
+        """The shortest sound that makes the least frames."""
+        # no more can be mirrored than there is
+        return max(self.least_frames * self.options.hop, max(self._padding) + 1)
 
     @property
     def _padding(self) -> tuple[int, int]:
