@@ -41,11 +41,11 @@ class Pixels(nn.Module):
         self.mixes = grey and channels == 3
         self.out_channels = 1 if grey else channels
         _check(encoder, size, channels, grey=grey)
-        self.register_buffer("mean", _per_channel(encoder, "mean", mean, self.out_channels))
-        self.register_buffer("std", _per_channel(encoder, "std", std, self.out_channels))
+        means, stds = _listed(mean), _listed(std)
+        _check_values(encoder, means, stds, self.out_channels)
+        for name, values in {"mean": means, "std": stds}.items():
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(-1, 1, 1))
         self.register_buffer("luma", torch.tensor(_LUMA).view(-1, 1, 1), persistent=False)
-        if not (self.std > 0).all():
-            raise InfomaxError(f"{encoder}: std is {std}, but must be positive")
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, size, size)`` to ``(B, out_channels, size, size)``.
@@ -77,14 +77,18 @@ class Pixels(nn.Module):
         return Axis("height"), Axis("width")
 
 
-def _per_channel(encoder: str, name: str, values: float | Sequence[float], channels: int) -> Tensor:
-    """One value or one a channel, to be held against ``(B, channels, H, W)``."""
-    listed = [values] if isinstance(values, int | float) else list(values)
-    if len(listed) not in (1, channels):
-        raise InfomaxError(
-            f"{encoder}: {name} must have one value, or one for each channel, {channels} in all: {listed}"
-        )
-    return torch.tensor(listed, dtype=torch.float32).view(-1, 1, 1)
+def _listed(values: float | Sequence[float]) -> list[float]:
+    return [float(values)] if isinstance(values, int | float) else list(values)
+
+
+def _check_values(encoder: str, means: list[float], stds: list[float], channels: int) -> None:
+    for name, values in {"mean": means, "std": stds}.items():
+        if len(values) not in (1, channels):
+            raise InfomaxError(
+                f"{encoder}: {name} must have one value, or one for each channel, {channels} in all: {values}"
+            )
+    if not all(value > 0 for value in stds):
+        raise InfomaxError(f"{encoder}: std is {stds}, but must be positive")
 
 
 def _check(encoder: str, size: int, channels: int, *, grey: bool) -> None:

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from infomax_cli.core.api import Axis, InfomaxError
 
+from ._inputs import make_input
 from ._pixelcnn import PixelCNN
-from ._pixels import Pixels
 from ._preact import PreActBlock, PreActBottleneck, delta_orthogonal_
-from ._spectrogram import LogMel, Spectrogram
+from ._spectrogram import Spectrogram
 
 # of the unlabelled images of STL-10, and of their luma, as Löwe et al. take them
 _COLOUR = ((0.4313, 0.4156, 0.3663), (0.2683, 0.2610, 0.2687))
@@ -31,9 +31,9 @@ class ResNetPatches(nn.Module):
 
     Args:
         resnet: 50 for bottlenecks, four times as wide at the end of a stage as `widths` says; 34 for plain blocks.
-        size: of the images, in pixels; with `spectrogram` the bands, and time may have any length.
+        size: of the images, in pixels; with `spectrogram` the bands, and the least number of frames.
         patch, stride: the side of a patch, and how far apart patches begin.
-        channels: of the images: 3 for colour, 1 for grey.
+        channels: of the images, 3 by default.
         grey: make grey images of those in colour.
         widths: of each stage; that of the first is the 5x5 convolution's too.
         blocks: residual blocks in each stage.
@@ -42,9 +42,10 @@ class ResNetPatches(nn.Module):
             there are fewer outputs than inputs. A PixelCNN's layers, which end in gates, are then normal as in He et
             al. 2015, with the gain of a tanh.
         context: ``pixelcnn`` adds a context stage to the end, which reads the grid from the top down (CPC).
-        mean, std: of each channel; by default those of STL-10.
-        spectrogram: read sound ``(B, 1, T)`` by its log-mel spectrogram in place of images. Rows are then of frequency,
-            columns of time, and it is normalised as speech is.
+        mean, std: of pixels in [0, 1], one for all channels or one each; by default those of STL-10, 0.5 for other
+            numbers of channels. With a spectrogram of its log-energies; by default those of speech.
+        spectrogram: read sound ``(B, 1, T)`` as an image of log-mel energies, ``{window, hop, rate, floor}``; ``{}`` is
+            25 ms every 10 ms at 16 kHz. Rows of patches are then of frequency, columns of time.
 
     Raises:
         InfomaxError: options that do not go together.
@@ -57,38 +58,31 @@ class ResNetPatches(nn.Module):
         size: int = 64,
         patch: int = 16,
         stride: int = 8,
-        channels: int = 3,
+        channels: int | None = None,
         grey: bool = False,
         widths: tuple[int, ...] = (64, 128, 256),
         blocks: tuple[int, ...] = (3, 4, 6),
         init: Literal["default", "delta_orthogonal"] = "default",
         context: Literal["none", "pixelcnn"] = "none",
-        mean: list[float] | None = None,
-        std: list[float] | None = None,
+        mean: float | list[float] | None = None,
+        std: float | list[float] | None = None,
         spectrogram: Spectrogram | None = None,
     ) -> None:
         super().__init__()
         _check_patches(size, patch, stride)
         _check_stages(widths, blocks)
         self.patch, self.stride = patch, stride
-        self.source: Pixels | LogMel
-        if spectrogram is None:
-            read = 1 if grey else channels
-            known_mean, known_std = _COLOUR if read == 3 else _GREY
-            self.source = Pixels(
-                "resnet_patches",
-                "give the data and the encoder one size: data.size, encoder.size",
-                size=size,
-                channels=channels,
-                mean=known_mean if mean is None else mean,
-                std=known_std if std is None else std,
-                grey=grey,
-            )
-        else:
-            _check_sound(grey=grey, mean=mean, std=std)
-            read = 1
-            self.source = LogMel(size, spectrogram)
-        stages = _resnet_stages(_BLOCKS[resnet], read, widths, blocks)
+        known_mean, known_std = _normalisation(channels, grey=grey) if spectrogram is None else (None, None)
+        self.input = make_input(
+            "resnet_patches",
+            size=size,
+            channels=channels,
+            mean=known_mean if mean is None else mean,
+            std=known_std if std is None else std,
+            grey=grey,
+            spectrogram=spectrogram,
+        )
+        stages = _resnet_stages(_BLOCKS[resnet], self.input.out_channels, widths, blocks)
         if context == "pixelcnn":
             stages.append(PatchContext(_BLOCKS[resnet].expansion * widths[-1]))
         self.stages = nn.ModuleList(stages)
@@ -99,12 +93,7 @@ class ResNetPatches(nn.Module):
     def prepare(self, x: Tensor) -> Tensor:
         """Images ``(B, C, size, size)`` in [0, 1], or samples ``(B, 1, T)``, to normalised patches
         ``(B, R, K, C, patch, patch)``, each with its channels last in memory."""
-        image = self.source(x)
-        if image.shape[-1] < self.patch:
-            raise InfomaxError(
-                f"resnet_patches: the spectrogram has {image.shape[-1]} frames, fewer than a patch, {self.patch}",
-                "leave out such short items, or take longer crops",
-            )
+        image = self.input(x)
         patches = image.permute(0, 2, 3, 1).unfold(1, self.patch, self.stride).unfold(2, self.patch, self.stride)
         # (B, R, K, C, patch, patch): one copy, since patches overlap, and at once as convolutions read it fastest
         prepared: Tensor = patches.permute(0, 1, 2, 4, 5, 3).contiguous().permute(0, 1, 2, 5, 3, 4)
@@ -118,7 +107,7 @@ class ResNetPatches(nn.Module):
         """Where patches lie in the image, the same for every stage: each sees its patch and nothing else."""
         if not -1 <= stage < len(self.stages):
             raise IndexError(f"resnet_patches has stages 0 to {len(self.stages) - 1}, not {stage}")
-        return tuple(axis.convolve(self.patch, self.stride) for axis in self.source.axes())
+        return tuple(axis.convolve(self.patch, self.stride) for axis in self.input.axes())
 
 
 class PatchStage(nn.Sequential):
@@ -148,6 +137,11 @@ class PatchContext(nn.Module):
 def _patch_means(patches: Tensor) -> Tensor:
     """``(B, R, K, C, h, w)`` to ``(B, C, R, K)``."""
     return patches.mean((-2, -1)).movedim(-1, 1)
+
+
+def _normalisation(channels: int | None, *, grey: bool) -> tuple[Sequence[float] | None, Sequence[float] | None]:
+    """Mean and deviation of STL-10 for colour or grey, None for other channels."""
+    return _GREY if grey or channels == 1 else _COLOUR if channels in (None, 3) else (None, None)
 
 
 def _resnet_stages(
@@ -198,9 +192,3 @@ def _check_stages(widths: Sequence[int], blocks: Sequence[int]) -> None:
         raise InfomaxError(
             f"resnet_patches: widths and blocks must be at least 1 everywhere: {list(widths)}, {list(blocks)}"
         )
-
-
-def _check_sound(*, grey: bool, mean: object, std: object) -> None:
-    for name, given in {"grey": grey, "mean": mean is not None, "std": std is not None}.items():
-        if given:
-            raise InfomaxError(f"resnet_patches: {name} is of images, and goes without spectrogram")

@@ -26,7 +26,14 @@ IMAGES = DataSpec(1, (16, 16), ("height", "width"), None, {"class": LabelSpec(4)
 def small(**options: Any) -> ResNetPatches:
     """16x16 pixels, patches of 4 by 2: a grid of 7x7."""
     torch.manual_seed(0)
-    known = {"size": 16, "patch": 4, "stride": 2, "channels": 1, "widths": (4, 6), "blocks": (1, 2)}
+    known = {
+        "size": 16,
+        "patch": 4,
+        "stride": 2,
+        "channels": None if "spectrogram" in options else 1,
+        "widths": (4, 6),
+        "blocks": (1, 2),
+    }
     return ResNetPatches(**known | options)
 
 
@@ -125,7 +132,7 @@ def test_a_patch_is_encoded_as_if_it_were_alone(resnet: Any) -> None:
     x = torch.rand(2, 3, 16, 16, dtype=torch.float64)
     maps = every_map(encoder, x)
     for row, column in [(0, 0), (2, 5), (6, 3)]:
-        y = encoder.source(x)[:, :, 2 * row : 2 * row + 4, 2 * column : 2 * column + 4]
+        y = encoder.input(x)[:, :, 2 * row : 2 * row + 4, 2 * column : 2 * column + 4]
         for index, stage in enumerate(encoder.stages):
             for layer in stage:
                 y = layer(y)
@@ -306,7 +313,7 @@ def test_encoding_is_every_readout() -> None:
 
 
 def test_sound_is_read_by_its_spectrogram() -> None:
-    encoder = small(spectrogram=Spectrogram(window=400, hop=160), size=8, resnet=34, context="pixelcnn")
+    encoder = small(spectrogram=Spectrogram(window=400, hop=160), size=8, channels=None, resnet=34, context="pixelcnn")
     maps = every_map(encoder, torch.randn(2, 1, 3200) / 10)  # 8 bands, 20 frames
     assert [tuple(encoder.readout(y, stage).shape) for stage, y in enumerate(maps)] == [
         (2, 4, 3, 9), (2, 6, 3, 9), (2, 6, 3, 9)
@@ -315,8 +322,8 @@ def test_sound_is_read_by_its_spectrogram() -> None:
     assert (frequency.name, frequency.hop, frequency.field) == ("frequency", 2, 4)
     assert (time.name, time.hop, time.field) == ("time", 320, 880)
     assert time.centre == 79.5 + 1.5 * 160
-    with pytest.raises(InfomaxError, match="has 3 frames, fewer than a patch, 4"):
-        encoder.prepare(torch.zeros(2, 1, 500))
+    with pytest.raises(InfomaxError, match="resnet_patches needs at least 1280 samples to make 8 frames"):
+        encoder.prepare(torch.zeros(2, 1, 1000))
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
@@ -331,9 +338,8 @@ def test_sound_is_read_by_its_spectrogram() -> None:
         ({"widths": (4,)}, "must have a value for each stage"),
         ({"widths": (), "blocks": ()}, "must have a value for each stage"),
         ({"blocks": (1, 0)}, "at least 1 everywhere"),
-        ({"channels": 2}, "mean must have a value for each channel"),
-        ({"spectrogram": Spectrogram(), "grey": True}, "grey is of images"),
-        ({"spectrogram": Spectrogram(), "std": [1.0]}, "std is of images"),
+        ({"spectrogram": Spectrogram(), "grey": True}, "a spectrogram has one channel"),
+        ({"mean": [0.5, 0.4]}, "mean must have one value"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], message: str) -> None:
