@@ -2,11 +2,12 @@
 
     python benchmarks/learn.py syllables
     python benchmarks/learn.py speech-real --root DATA --out RUNS
+    python benchmarks/learn.py fashion --set data.path=FOLDER
 
 Each method is trained with several seeds through the command line, then probed at every depth, beside the same
-encoder untrained, with that seed, and MFCCs: same label, same pooling, same classifier. What was trained or probed
-before is not done again. A table of mean and standard deviation over the seeds is printed in Markdown, and all is
-written to ``benchmarks/results/learn-EXPERIMENT.json``.
+encoder untrained, with that seed, and MFCCs or raw pixels: same label, same pooling, same classifier. What was trained
+or probed before is not done again. A table of mean and standard deviation over the seeds is printed in Markdown, and
+all is written to ``benchmarks/results/learn-EXPERIMENT.json``.
 """
 
 from __future__ import annotations
@@ -35,28 +36,65 @@ GENTLE = ("train.lr=4e-4", "train.warmup=300")  # trained end to end, CPC does n
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How a label is read from features: by a linear classifier that learns from all labels, or as `options` of
+    `infomax probe` say. `title` heads its table; `depths` may be the last alone."""
+
+    label: str
+    title: str
+    options: tuple[str, ...] = ()
+    depths: str = "all"
+
+
+def all_labels(label: str) -> Reading:
+    return Reading(label, label)
+
+
+_CLASS = (
+    Reading("class", "class, 10 labels a class", ("--labels-per-class", "10", "--repeats", "10")),
+    Reading("class", "class, nearest neighbours", ("--classifier", "knn"), depths="last"),
+)
+
+
+@dataclass(frozen=True)
 class Experiment:
     """`methods` are a recipe and its overrides each, trained for `steps`; with `curve` the last depth is probed after
-    each quarter of them as well."""
+    each quarter of them as well. `beside` is what stands beside trained encoders; where `encoders_differ`, each method
+    has an untrained one of its own."""
 
-    labels: Sequence[str]
+    readings: Sequence[Reading]
     methods: Mapping[str, tuple[str, ...]]
     steps: int = 1000
     curve: bool = False
+    beside: str = "mfcc"
+    encoders_differ: bool = False
 
     def quarters(self) -> list[int]:
         return [self.steps * part // 4 for part in (1, 2, 3)] if self.curve else []
 
 
+def _on_images(data: str) -> dict[str, tuple[str, ...]]:
+    """Every method on images, end to end and block by block."""
+    cut = ("loss={name: local_dim, measure: nce, units: 256}", "encoder.units=0", "cut=each")
+    return {
+        "dim-jsd": (f"dim-{data}", "loss.0.measure=jsd"),
+        "dim-nce": (f"dim-{data}",),
+        "dim-greedy": (f"dim-{data}", *cut),
+        "amdim": (f"amdim-{data}",),
+        "amdim-greedy": (f"amdim-{data}", "cut=[3, 4]"),
+        "gim": (f"gim-{data}",),
+    }
+
+
 EXPERIMENTS = {
     "syllables": Experiment(
-        labels=("syllable", "vowel"),
+        readings=(all_labels("syllable"), all_labels("vowel")),
         methods={"gim": ("gim-syllables",), "cpc": ("cpc-syllables",)},
         steps=600,
     ),
     # the recordings of one speaker, 104, whose phones are known
     "speech-real": Experiment(
-        labels=("phone",),
+        readings=(all_labels("phone"),),
         methods={
             "gim": ("gim", *BUDGET, *QUICK, "data.speakers=['104']"),
             "cpc": ("cpc", *BUDGET, *GENTLE, "data.speakers=['104']"),
@@ -65,11 +103,25 @@ EXPERIMENTS = {
     ),
     # speakers of the test split are not in the training split
     "speech-synth": Experiment(
-        labels=("phone",),
+        readings=(all_labels("phone"),),
         methods={
             "gim": ("gim", *BUDGET, *QUICK, "data.split_by=speaker"),
             "cpc": ("cpc", *BUDGET, *GENTLE, "data.split_by=speaker"),
         },
+    ),
+    "digits": Experiment(readings=_CLASS, methods=_on_images("digits"), steps=300, beside="raw", encoders_differ=True),
+    "fashion": Experiment(
+        readings=_CLASS, methods=_on_images("fashion"), steps=400, beside="raw", encoders_differ=True
+    ),
+    # encoders of images, shown spectrograms; speakers of the test split are not in the training split
+    "speech-synth-images": Experiment(
+        readings=(all_labels("phone"), all_labels("speaker")),
+        methods={
+            "dim": ("dim-speech", "--data", "librispeech", "data.split_by=speaker"),
+            "amdim": ("amdim-speech", "--data", "librispeech", "data.split_by=speaker"),
+        },
+        steps=400,
+        encoders_differ=True,
     ),
 }
 
@@ -81,6 +133,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="another number of steps than the experiment's")
     parser.add_argument("--methods", nargs="+", help="only these")
     parser.add_argument("--root", help="where the data lies, for experiments on recordings")
+    parser.add_argument("--set", nargs="+", default=[], help="overrides for all methods, such as data.path=FOLDER")
     parser.add_argument("--out", type=Path, default=Path("runs/learn"), help="where the runs are kept")
     given = parser.parse_args()
     experiment = EXPERIMENTS[given.experiment]
@@ -88,15 +141,15 @@ def main() -> None:
     experiment = replace(experiment, steps=given.steps or experiment.steps)
     folder = given.out / name
     chosen = given.methods or list(experiment.methods)
-    experiment = replace(experiment, methods={method: experiment.methods[method] for method in chosen})
+    experiment = replace(experiment, methods={method: (*experiment.methods[method], *given.set) for method in chosen})
     result = {"experiment": given.experiment, **measure(experiment, folder, range(given.seeds), given.root)}
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"learn-{name}.json"
     if file.exists():
         result = with_others(result, json.loads(file.read_text(encoding="utf-8")))
     file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    for label in experiment.labels:
-        print(table(result, label), "\n")
+    for reading in experiment.readings:
+        print((table_of_methods if experiment.encoders_differ else table)(result, reading.title), "\n")
     print(f"written: {file}", file=sys.stderr)
 
 
@@ -110,16 +163,15 @@ def measure(experiment: Experiment, folder: Path, seeds: Sequence[int], root: st
         overrides = [*given, *budget]
         for seed in seeds:
             run = trained(recipe, overrides, folder / method / f"seed{seed}", seed, root, minutes)
-            for label in experiment.labels:
-                print(f"probing {method} seed {seed} for {label}", file=sys.stderr)
-                # an untrained encoder is that of no method: once a seed is enough
-                beside = method == next(iter(experiment.methods))
-                probes.append({"method": method, "seed": seed, **probe(run, label, seed, baselines=beside)})
+            for reading in experiment.readings:
+                print(f"probing {method} seed {seed} for {reading.title}", file=sys.stderr)
+                # where encoders are alike, an untrained one is that of no method: once a seed is enough
+                wanted = experiment.encoders_differ or method == next(iter(experiment.methods))
+                beside = f"random,{experiment.beside}" if wanted else None
+                probes.append({"method": method, "seed": seed, **probe(run, reading, seed, beside)})
                 for step in experiment.quarters() if seed == 0 else ():
-                    at = probe(run, label, seed, step=step)
-                    curves.append(
-                        {"method": method, "seed": seed, "label": label, "step": step, "last": at["trained"][-1]}
-                    )
+                    at = probe(run, reading, seed, None, step)["trained"][-1]
+                    curves.append({"method": method, "seed": seed, "label": reading.title, "step": step, "last": at})
     return {
         "methods": {method: " ".join(words) for method, words in experiment.methods.items()},
         "steps": experiment.steps,
@@ -164,30 +216,23 @@ def finished(run: Path) -> bool:
     return bool(lines) and f"steps: {json.loads(lines[-1])['step']}\n" in recipe
 
 
-def probe(run: Path, label: str, seed: int, *, step: int | None = None, baselines: bool = True) -> dict[str, Any]:
-    """Accuracy by depth of the encoder, and of the same encoder untrained; that of the MFCCs."""
-    at = [] if step is None else ["--step", str(step), "--depth", "last"]
-    beside = ["--baseline", "random,mfcc"] if baselines and step is None else []
-    seeded = ["--seed", str(seed)]
-    found = known(run, label, seed, step, beside)
-    if found is None:
-        found = infomax("probe", label, str(run), *seeded, *at, *beside)["labels"][label]
+def probe(run: Path, reading: Reading, seed: int, beside: str | None, step: int | None = None) -> dict[str, Any]:
+    """Accuracy by depth of the encoder and, with `beside`, of the same encoder untrained and of plain features."""
+    depths = "last" if step is not None else reading.depths
+    at = ["--depth", depths, *([] if step is None else ["--step", str(step)])]
+    words = [*reading.options, *at, "--seed", str(seed), *([] if beside is None else ["--baseline", beside])]
+    kept = run / "kept-probes.json"  # by the words that asked for them
+    known: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    name = " ".join([reading.label, *words])
+    if name not in known:
+        answer = infomax("probe", reading.label, str(run), *words)
+        known[name] = answer["labels"][reading.label]
+        kept.write_text(json.dumps(known), encoding="utf-8")
+    found = known[name]
     by_source: dict[str, list[float]] = {}
     for score in found["scores"]:
         by_source.setdefault(score["source"], []).append(score["accuracy"])
-    return {"label": label, "chance": found["chance"], "rows": rows_of(found), **by_source}
-
-
-def known(run: Path, label: str, seed: int, step: int | None, beside: Sequence[str]) -> dict[str, Any] | None:
-    """What an earlier probe of the same kind wrote."""
-    for file in sorted((run / "probes").glob(f"{label}-linear*.json")):
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        sources = {score["source"] for score in found["scores"]}
-        same = [found[key] for key in ("label", "seed", "step", "labels_per_class")] == [label, seed, step, None]
-        whole = step is not None or found["all_depths"]
-        if same and whole and (not beside or {"random", "mfcc"} <= sources):
-            return found
-    return None
+    return {"label": reading.title, "chance": found["chance"], "rows": rows_of(found), **by_source}
 
 
 def rows_of(found: Mapping[str, Any]) -> dict[str, int]:
@@ -216,6 +261,26 @@ def table(result: Mapping[str, Any], label: str) -> str:
         lines.append(f"| {depth} | " + " | ".join(cells) + " |")
     mfcc = next(row["mfcc"][0] for row in probes if "mfcc" in row)
     return "\n".join([*lines, "", f"MFCC {100 * mfcc:.1f} %, commonest class {100 * probes[0]['chance']:.1f} %."])
+
+
+def table_of_methods(result: Mapping[str, Any], title: str) -> str:
+    """A row a method: the last depth, and the best one (the same for all seeds), trained and untrained."""
+    probes = [row for row in result["probes"] if row["label"] == title]
+    lines = [f"| {title} | last depth | untrained | best depth | untrained |", "|---|---|---|---|---|"]
+    for method in result["methods"]:
+        rows = [row for row in probes if row["method"] == method]
+        if not rows:
+            continue
+        best = max(
+            range(len(rows[0]["trained"])), key=lambda depth: statistics.fmean(row["trained"][depth] for row in rows)
+        )
+        cells = [
+            spread([row[source][depth] for row in rows]) for depth in (-1, best) for source in ("trained", "random")
+        ]
+        lines.append(f"| {method} | {' | '.join(cells[:2])} | {best}: {' | '.join(cells[2:])} |")
+    plain = {name: [row[name][0] for row in probes if name in row] for name in ("mfcc", "raw")}
+    words = [f"{name} {spread(sorted(set(values)))} %" for name, values in plain.items() if values]
+    return "\n".join([*lines, "", ", ".join([*words, f"commonest class {100 * probes[0]['chance']:.1f} %"]) + "."])
 
 
 def spread(values: Sequence[float]) -> str:

@@ -7,7 +7,7 @@ On `syllables`, at equal budget and for every seed: V-GIM with several KL weight
 
 - how far the units of its last convolution are from N(0, 1) over the test split (draws, where they are Gaussians), and
   how many are active (KL above 0.01 nat, on validation);
-- accuracy of linear probes for syllable and vowel there, and in the GRU;
+- accuracy of linear probes for syllable and vowel at every depth, beside an encoder of fresh weights;
 - how far decoded draws are from the data: the Fréchet distance of their log-mel frames (Heusel et al. 2017, with mel
   bands in place of a network's features), of draws from N(0, I) and from the Gaussian fitted to the features.
 
@@ -42,8 +42,9 @@ METHODS: Mapping[str, tuple[str, ...]] = {
     "gim-bn": ("gim-bn-syllables",),
     **{f"vgim {weight:g}": ("vgim-syllables", f"loss.kl.weight={weight:g}") for weight in WEIGHTS},
 }
-
-
+# one of each kind of encoder: those of fresh weights are alike within a kind
+KINDS = ("gim", "gim-bn", f"vgim {WEIGHTS[0]:g}")
+LABELS = ("syllable", "vowel")
 _SOUNDS = ("prior", "fitted", "reconstructed", "train")
 
 
@@ -63,10 +64,12 @@ def main() -> None:
             print(f"{method}, seed {seed}", file=sys.stderr)
             run = trained(METHODS[method], given.steps, seed, given.out / method.replace(" ", "-") / f"seed{seed}")
             options = DecodeOptions(steps=given.decoder_steps, seed=seed)
-            rows.append({"method": method, "seed": seed, **measured(run, options, given.draws)})
+            rows.append(
+                {"method": method, "seed": seed, **measured(run, options, given.draws, untrained=method in KINDS)}
+            )
             path = write_result("vgim", {**budget, "rows": rows})
     plot(rows, path.with_suffix(".png"))
-    print(table(rows))
+    print(table(rows), *(table_of_depths(rows, label) for label in LABELS), sep="\n\n")
     print("written:", path, file=sys.stderr)
 
 
@@ -78,7 +81,7 @@ def trained(words: Sequence[str], steps: int, seed: int, folder: Path) -> Run:
     return Run(Path(infomax("train", *words, *budget, "--runs", str(folder))["run"]))
 
 
-def measured(run: Run, options: DecodeOptions, draws: int) -> dict[str, Any]:
+def measured(run: Run, options: DecodeOptions, draws: int, *, untrained: bool) -> dict[str, Any]:
     found = explained(run)
     active, units = active_units(run)
     return {
@@ -87,7 +90,7 @@ def measured(run: Run, options: DecodeOptions, draws: int) -> dict[str, Any]:
         "distance": statistics.median(found["distance"]),
         "active": active,
         "units": units,
-        "probes": {label: accuracies(run, label) for label in ("syllable", "vowel")},
+        "probes": probes(run, untrained=untrained),
         **frechet(run, options, draws),
     }
 
@@ -108,10 +111,20 @@ def active_units(run: Run) -> tuple[float | None, int]:
     return last, int(run.recipe().encoder.options["channels"])
 
 
-def accuracies(run: Run, label: str) -> dict[str, float]:
-    """By depth."""
-    found = infomax("probe", label, str(run.path))["labels"][label]
-    return {score["layer"]: score["accuracy"] for score in found["scores"]}
+def probes(run: Run, *, untrained: bool) -> dict[str, dict[str, dict[str, float]]]:
+    """By label, source and depth: of the run's encoder, and where it is asked for of one of fresh weights."""
+    wanted = {"trained", "random"} if untrained else {"trained"}
+    kept = {label: run.path / "probes" / f"{label}-linear.json" for label in LABELS}
+    known = {label: json.loads(file.read_text(encoding="utf-8")) for label, file in kept.items() if file.exists()}
+    if any(not wanted <= {score["source"] for score in known.get(label, {"scores": ()})["scores"]} for label in LABELS):
+        known = infomax("probe", ",".join(LABELS), str(run.path), *(["--baseline", "random"] if untrained else []))[
+            "labels"
+        ]
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for label, result in known.items():
+        for score in result["scores"]:
+            found.setdefault(label, {}).setdefault(score["source"], {})[score["layer"]] = score["accuracy"]
+    return found
 
 
 @torch.no_grad()
@@ -159,13 +172,27 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     for method in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == method]
         active = "" if own[0]["active"] is None else f"{spread([row['active'] for row in own], 0)} of {own[0]['units']}"
-        probes = [("syllable", "4"), ("syllable", "5"), ("vowel", "4")]
+        cells = [("syllable", "4"), ("syllable", "5"), ("vowel", "4")]
         lines.append([
             method, *(spread([row[key] for row in own], 2) for key in ("mean", "deviation", "distance")), active,
-            *(spread([100 * row["probes"][label][depth] for row in own], 1) for label, depth in probes),
+            *(spread([100 * row["probes"][label]["trained"][depth] for row in own], 1) for label, depth in cells),
             *(spread([row[f"frechet_{name}"] for row in own], 1) for name in _SOUNDS),
         ])  # fmt: skip
     return markdown(header, lines)
+
+
+def table_of_depths(rows: Sequence[Mapping[str, Any]], label: str) -> str:
+    """Accuracy in per cent: a row a depth, a column a method, and one for each kind of encoder with fresh weights."""
+    columns: dict[str, list[Mapping[str, float]]] = {}
+    for row in rows:
+        for source, depths in row["probes"][label].items():
+            name = row["method"] if source == "trained" else f"untrained {row['method'].split()[0]}"
+            columns.setdefault(name, []).append(depths)
+    depths = [str(depth) for depth in range(LAST_CONVOLUTION + 2)]
+    lines = [
+        [depth, *(spread([100 * own[depth] for own in column], 1) for column in columns.values())] for depth in depths
+    ]
+    return markdown([f"{label}, depth", *columns], lines)
 
 
 def spread(values: Sequence[float], digits: int) -> str:
@@ -182,7 +209,7 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     varied = [row for row in rows if row["method"].startswith("vgim")]
     weights = [float(row["method"].split()[1]) for row in varied]
     for axes, name, value in (
-        (left, "syllables of the GRU (%)", lambda row: 100 * row["probes"]["syllable"]["5"]),
+        (left, "syllables of the GRU (%)", lambda row: 100 * row["probes"]["syllable"]["trained"]["5"]),
         (right, "distance from N(0, 1) (KS)", lambda row: row["distance"]),
     ):
         axes.plot(weights, [value(row) for row in varied], "o", color="#0072b2", label="V-GIM")

@@ -51,10 +51,13 @@ def options_of(factory: Callable[..., Any], *, skip: int = 0) -> dict[str, inspe
 def check_value(kind: Any, value: Any, where: str, source: str) -> Any:
     """`value` as `kind` has it, or a `RecipeError` that says what is accepted."""
     from pydantic import PydanticUserError, TypeAdapter, ValidationError
+    from pydantic_core import to_jsonable_python
 
     try:
-        # JSON's rules are YAML's: a list may become a tuple, a word a path, but a string no number
-        return TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
+        # JSON's rules are YAML's: a list may become a tuple, a word a path, but a string no number. What was bound
+        # before, so that it is a path or a dataclass by now, is bound again to the same.
+        plain = json.dumps(value, default=to_jsonable_python)
+        return TypeAdapter(kind).validate_json(plain, strict=True)
     except ValidationError:
         raise RecipeError(f"{source}: {where} must be {describe_type(kind)}, not {value!r}") from None
     except PydanticUserError:  # an annotation of a stranger's class, which no recipe can hold against anything
@@ -90,7 +93,10 @@ def describe_type(kind: Any) -> str:
         return " or ".join(describe_type(argument) for argument in arguments)
     if origin in (list, tuple, Sequence):
         several = {int: "whole numbers", float: "numbers", str: "words"}
-        return f"a list of {several.get(arguments[0], describe_type(arguments[0]))}" if arguments else "a list"
+        count = f"{len(arguments)} " if origin is tuple and Ellipsis not in arguments else ""
+        return f"a list of {count}{several.get(arguments[0], describe_type(arguments[0]))}" if arguments else "a list"
+    if origin in (dict, Mapping):
+        return "a mapping"
     if is_dataclass(kind):
         return f"{{{', '.join(part.name for part in fields(kind))}}}"
     return getattr(kind, "__name__", str(kind)).lower()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
@@ -13,6 +14,7 @@ from typing import Any
 from infomax_cli import __version__, registry
 from infomax_cli.checks import check_plugins
 from infomax_cli.core.files import cache_root
+from infomax_cli.fetching.listing import list_datasets
 from infomax_cli.isolation import Call, run_all
 from infomax_cli.paths import data_root, nearest_existing, runs_root
 from infomax_cli.recipe_files import list_recipes
@@ -80,6 +82,7 @@ class Diagnosis:
     libraries: dict[str, dict[str, Any]] = field(default_factory=dict)
     devices: dict[str, Any] | None = None
     folders: dict[str, dict[str, Any]] = field(default_factory=dict)
+    data: list[str] = field(default_factory=list)  # what can be downloaded and is there
     plugins: list[dict[str, Any]] = field(default_factory=list)
     recipes: int = 0
     problems: list[Problem] = field(default_factory=list)
@@ -101,6 +104,7 @@ def diagnose(*, limit: float, progress: Callable[[str], None]) -> Diagnosis:
     _examine_libraries(found, limit, progress)
     _examine_devices(found)
     _examine_folders(found)
+    _examine_data(found)
     _examine_plugins(found, limit, progress)
     _examine_recipes(found)
     return found
@@ -149,6 +153,18 @@ def _examine_folders(found: Diagnosis) -> None:
         elif facts["free"] < LITTLE_SPACE:
             what = f"{name} folder {facts['path']}: only {describe_bytes(facts['free'])} free"
             found.problems.append(Problem(what, "writing may fail", f"make room, or {elsewhere}"))
+
+
+def _examine_data(found: Diagnosis) -> None:
+    with contextlib.suppress(OSError):  # what is wrong with the folder itself has been said
+        for row in list_datasets(data_root()):
+            if row["state"] == "here":
+                damaged = [name for name, state in row["subsets"].items() if state in ("damaged", "incomplete")]
+                found.data.append(row["dataset"])
+                for name in damaged:
+                    what = f"{row['dataset']} in {data_root()}: {name} is {row['subsets'][name]}"
+                    remedy = f"infomax download {row['dataset']} --subset {name} --verify"
+                    found.problems.append(Problem(what, "training on it may stop", remedy))
 
 
 def folder_facts(path: Path) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from infomax_cli import __version__
+from infomax_cli.commands.compare import compare
+from infomax_cli.commands.data import data
 from infomax_cli.commands.decode import decode
 from infomax_cli.commands.doctor import doctor
 from infomax_cli.commands.download import download
@@ -20,7 +22,10 @@ from infomax_cli.commands.explain import explain
 from infomax_cli.commands.plugins import plugins
 from infomax_cli.commands.probe import probe
 from infomax_cli.commands.recipes import recipes
+from infomax_cli.commands.runs import list_runs
 from infomax_cli.commands.train import train
+from infomax_cli.commands.tsne import tsne
+from infomax_cli.commands.views import views
 from infomax_cli.errors import InfomaxError, Interrupted
 
 app = typer.Typer(
@@ -51,8 +56,13 @@ app.command("train")(train)
 app.command("probe")(probe)
 app.command("decode")(decode)
 app.command("explain")(explain)
+app.command("tsne")(tsne)
+app.command("runs")(list_runs)
+app.command("compare")(compare)
 app.command("download")(download)
+app.command("data")(data)
 app.command("plugins")(plugins)
+app.command("views")(views)
 app.add_typer(recipes, name="recipes")
 app.command("doctor")(doctor)
 

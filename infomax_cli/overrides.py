@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from infomax_cli.dialect import parse_yaml
@@ -40,8 +41,9 @@ def source_of(recipe: str, overrides: Sequence[str]) -> str:
 
 def _set(tree: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
     section, *below = keys
-    if section not in SECTIONS:
-        raise RecipeError(f"{override}: there is no section {section!r}", suggest(section, SECTIONS))
+    known = [name for name in SECTIONS if name != "from"]  # that is read before anything is changed
+    if section not in known:
+        raise RecipeError(f"{override}: there is no section {section!r}", suggest(section, known))
     if not below:
         tree[section] = value
     elif section == "loss":
@@ -58,12 +60,26 @@ def _set(tree: dict[str, Any], keys: list[str], value: Any, override: str) -> No
 
 
 def _set_below(tree: Any, keys: list[str], value: Any, override: str) -> None:
-    """Put `value` in, making the mappings on the way that are missing."""
-    for key in keys[:-1]:
-        tree[key] = tree = {} if tree.get(key) is None else tree[key]
-        if not isinstance(tree, dict):
-            raise RecipeError(f"{override}: {key!r} has nothing below it: it is {tree!r}")
-    tree[keys[-1]] = value
+    """Put `value` in, making the mappings on the way that are missing.
+
+    A number picks from a list, and a word there is short for a mapping of that name: ``views.augment.1.hue``.
+    """
+    for key, following in pairwise(keys):
+        place: Any = int(key) if isinstance(tree, list) else key
+        inside = tree[place] if isinstance(tree, list) else tree.get(key)
+        if inside is None:
+            inside = {}
+        elif isinstance(tree, list) and isinstance(inside, str):
+            inside = {"name": inside}
+        if not isinstance(inside, dict) and not _has_place(inside, following):
+            raise RecipeError(f"{override}: {key!r} has nothing below it: it is {inside!r}")
+        tree[place] = inside
+        tree = inside
+    tree[int(keys[-1]) if isinstance(tree, list) else keys[-1]] = value
+
+
+def _has_place(value: Any, key: str) -> bool:
+    return isinstance(value, list) and key.isdecimal() and int(key) < len(value)
 
 
 def _pick_loss(entries: list[Any], keys: list[str], override: str) -> tuple[int, list[str]]:

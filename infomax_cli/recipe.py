@@ -20,6 +20,7 @@ from infomax_cli.wording import suggest
 
 Section = TypeVar("Section")
 Cut = Literal["none", "each"] | list[int]
+Augment = str | dict[str, Any]
 
 
 # --- the sections of fixed form --------------------------------------------------------------------------------------
@@ -38,6 +39,24 @@ class Milestones:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SnapshotOptions:
+    """A picture of the features in the plane `every` so many steps (see `infomax tsne`): up to `limit` points, coloured
+    by the label `color` (None for the only one), at one `depth` (None for all)."""
+
+    every: int
+    color: str | None = None
+    depth: int | None = None
+    method: Literal["tsne", "umap", "pca"] = "tsne"
+    limit: int = 500
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"train.tsne.every must be at least 1, not {self.every}")
+        if self.limit < 3:
+            raise ValueError(f"train.tsne.limit must be at least 3, not {self.limit}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     """How long, how fast and how. One of `epochs` and `steps` says when to stop; everything `_every` counts steps.
 
@@ -45,7 +64,8 @@ class TrainOptions:
     encoder weights to start from. `block` trains that block alone: those below are frozen, those above left out.
     `crops` draws so many crops of each item once and for all, in place of a new one each epoch; with `cache` what the
     frozen blocks make of them is computed once, and read from disk. `compile` has torch.compile make each block faster.
-    `workers` None means one for each core but the first, four at most; `keep` is how many older checkpoints stay.
+    `workers` None means one for each core but the first, four at most; `keep` is how many older checkpoints stay;
+    `tsne` asks for pictures while it trains.
     """
 
     epochs: int | None = None
@@ -74,6 +94,7 @@ class TrainOptions:
     save_every: int = 500
     validate_every: int | None = None
     keep: int = 0
+    tsne: SnapshotOptions | None = None
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
@@ -101,11 +122,14 @@ class TrainOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ViewOptions:
-    """How many views are made of an item, by which augmentations; those in `shared` are drawn once for all views."""
+    """How many views are made of an item, by which augmentations; those in `shared` are drawn once for all views.
+
+    An augmentation is a name, or a mapping of its `name` and its options; the name may be that of a published set.
+    """
 
     count: int = 1
-    augment: str | list[str] = field(default_factory=list)
-    shared: list[str] = field(default_factory=list)
+    augment: Augment | list[Augment] = field(default_factory=list)
+    shared: Augment | list[Augment] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -182,8 +206,9 @@ def _entry_to_dict(entry: LossEntry) -> dict[str, Any]:
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
-SECTIONS = ("name", "data", "views", "encoder", "cut", "sampling", "loss", "train")
+SECTIONS = ("name", "from", "data", "views", "encoder", "cut", "sampling", "loss", "train")
 REQUIRED = ("data", "encoder", "loss", "train")
+BORROWED = ("data", "encoder")  # sections that may come from the run that training starts from
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -208,8 +233,12 @@ def parse(raw: Mapping[str, Any], source: str) -> Recipe:
     for key in raw:
         if key not in SECTIONS:
             raise RecipeError(f"{source}: there is no section {key!r}", suggest(str(key), SECTIONS))
+    borrowed_sections(raw, source)
     if missing := [key for key in REQUIRED if raw.get(key) in (None, [], {}, "")]:
-        raise RecipeError(f"{source}: the section {missing[0]!r} is missing", f"a recipe has {', '.join(REQUIRED)}")
+        hint = f"a recipe has {', '.join(REQUIRED)}"
+        if missing[0] in BORROWED:
+            hint += "; --from RUN brings that run's"
+        raise RecipeError(f"{source}: the section {missing[0]!r} is missing", hint)
     data = dict(_mapping(raw["data"], "data", source))
     root = data.pop("root", None)
     if root is not None and not isinstance(root, str):
@@ -228,6 +257,19 @@ def parse(raw: Mapping[str, Any], source: str) -> Recipe:
         views=_section(ViewOptions, raw.get("views") or {}, "views", source),
         sampling=_section(SamplingOptions, raw.get("sampling") or {}, "sampling", source),
     )
+
+
+def borrowed_sections(raw: Mapping[str, Any], source: str) -> tuple[str, ...]:
+    """The sections that `infomax train --from RUN` takes from that run: those that the recipe names in ``from``, and of
+    `BORROWED` those that it lacks."""
+    named = raw.get("from") or []
+    named = [named] if isinstance(named, str) else named
+    for name in named if isinstance(named, list) else [named]:
+        if name not in BORROWED:
+            raise RecipeError(
+                f"{source}: from: {name!r} is no section that a run can bring", f"sections: {', '.join(BORROWED)}"
+            )
+    return tuple(name for name in BORROWED if name in named or not raw.get(name))
 
 
 def loss_entries(loss: Any) -> list[Any]:

@@ -47,6 +47,19 @@ def test_how_few_dimensions_carry_a_sound(infomax: Infomax, trained: Run) -> Non
     assert (trained.path / "explain" / "contribution-depth4.png").exists()
 
 
+def test_how_far_dimensions_depend_on_each_other(infomax: Infomax, trained: Run) -> None:
+    words = ("--label", "vowel", "--depth", "4", "--dependency", "--critic-steps", "5", "--batch", "16")
+    done = infomax("explain", str(trained.path), *words)
+    assert done.code == 0, done.err
+    assert "depth 4: its 6 dimensions depend on each other by at least " in done.out
+    kept = json.loads((trained.path / "explain" / "vowel.json").read_text())
+    assert kept["dependency"]["4"]["units"] == 6
+    assert "depend on each other" in (trained.path / "explain" / "vowel.html").read_text()
+    wrong = infomax("explain", str(trained.path), *words[:-1], "1")
+    assert wrong.code == 2
+    assert "--batch 1: must be at least 2" in wrong.err
+
+
 def test_the_only_label_need_not_be_named(infomax: Infomax, here: Path) -> None:
     for number in range(12):
         path = here / "sounds" / ("high", "low")[number % 2] / f"{number}.wav"

@@ -310,6 +310,7 @@ def test_doctor_finds_a_sound_machine_sound(run_cli: Any, tmp_path: Path) -> Non
     assert "libsndfile" in found["libraries"]["soundfile"]["notes"][0]
     assert found["devices"]["cpu"]["threads"] >= 1
     assert found["folders"]["data"]["path"] == str(tmp_path / "home" / "data")
+    assert found["data"] == []
     assert found["folders"]["cache"]["variable"] == "INFOMAX_CACHE"
     assert found["folders"]["runs"] == found["folders"]["runs"] | {"path": str(tmp_path / "runs"), "exists": False}
     assert all(row["checked"] and row["problem"] is None for row in found["plugins"])
@@ -390,3 +391,22 @@ def test_an_interruption_while_it_is_being_imported_is_quiet() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+# --- views -----------------------------------------------------------------------------------------------------------
+
+
+def test_views_lists_augmentations_and_the_numbers_of_published_sets(run_cli: Any) -> None:
+    listed = " ".join(run_cli("views", env={"COLUMNS": "400"}).stdout.split())
+    assert "│ noise │ sound │ Noise `snr` decibels below the sound" in listed
+    assert "AMDIM on CIFAR: translate (pixels 4, p 0.8), color_jitter (brightness 0.4" in listed
+    assert "flip (p 0.5) shared by all views" in listed
+
+
+def test_views_tells_the_options_of_one_and_refuses_a_name_that_is_none(run_cli: Any) -> None:
+    told = run_cli("views", "color_jitter").stdout
+    assert "Brightness, contrast and saturation times a factor" in told
+    assert "hue         a number  0.1" in told
+    done = run_cli("views", "colour_jitter")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: there is no augmentation 'colour_jitter'\nhint: did you mean color_jitter?\n"

@@ -76,7 +76,7 @@ def test_a_dry_run_shows_everything_and_writes_nothing(infomax: Infomax, here: P
     assert (done.code, done.err) == (0, "")
     text, _, table = done.out.partition("\n\n")
     shown = yaml.safe_load(text)
-    assert (shown["cut"], shown["views"]["augment"], shown["encoder"]["norm"]) == ([2], ["gain"], "none")
+    assert (shown["cut"], shown["views"]["augment"][0]["name"], shown["encoder"]["norm"]) == ([2], "gain", "none")
     assert table.startswith("items: train 27, validation 9, test 9, seen 27\n")
     rows = [re.split(r"\s{2,}", line.strip()) for line in table.splitlines()[1:]]
     trained = sum(p.numel() for p in tiny.experiment("cut=[2]", "train.block=0").blocks[0].parameters())
@@ -111,6 +111,7 @@ def test_help_reads_well(infomax: Infomax) -> None:
         "infomax train gim-syllables",
         "infomax train gim --splits 3 loss.negatives=16 train.lr=1e-3",
         "infomax train gim --resume",
+        "infomax train supervised --from RUN loss.label=class",
     ]
 
 

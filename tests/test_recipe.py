@@ -106,6 +106,18 @@ def test_overrides_change_a_copy() -> None:
     assert (made["cut"], made["data"]["unit"]) == ([1, 3], "syllable")
 
 
+def test_a_number_picks_from_a_list_and_a_word_there_is_a_mapping_of_that_name() -> None:
+    raw = {**RAW, "views": {"augment": ["flip", {"name": "noise", "snr": 3}]}}
+    overrides = ("views.augment.0.p=0.3", "views.augment.1.snr=[0,5]", "train.betas=[0.9,0.99]", "train.betas.0=0.8")
+    made = changed(*overrides, raw=raw)
+    assert made["views"]["augment"] == [{"name": "flip", "p": 0.3}, {"name": "noise", "snr": [0, 5]}]
+    assert made["train"]["betas"] == [0.8, 0.99]
+    assert changed("views.augment.1=gain", raw=raw)["views"]["augment"] == ["flip", "gain"]
+    for key in ("views.augment.2.p", "views.augment.flip.p", "views.augment.2"):
+        with pytest.raises(RecipeError, match="'augment' has nothing below it"):
+            changed(f"{key}=1", raw=raw)
+
+
 def test_a_value_may_hold_an_equals_sign() -> None:
     assert changed("data.root=/tmp/a=b")["data"]["root"] == "/tmp/a=b"
 
@@ -221,6 +233,7 @@ def test_of_steps_and_epochs_the_one_given_takes_the_other_s_place() -> None:
         ("cut=every", "cut must be one of none, each or a list of whole numbers, not 'every'"),
         ("cut=[1,x]", "cut must be"),
         ("views=gain", "views must be a mapping, not 'gain'"),
+        ("views.augment=5", "views.augment must be a word or a mapping or a list of a word or a mapping, not 5"),
         ("views.count=0", "views.count must be at least 1, not 0"),
         ("sampling.eval=mode", "sampling.eval must be one of mean, sample, not 'mode'"),
         ("name=a/b", "name must be a word that can name a folder, not 'a/b'"),
@@ -249,7 +262,8 @@ def test_an_unknown_key_of_a_section_is_answered_with_the_closest() -> None:
 
 def test_a_recipe_written_out_is_read_back_the_same(tmp_path: Path) -> None:
     made = recipe(
-        "train.schedule={at: [3, 4], factor: 0.5}", "train.lr=1e-8", "cut=[1,3]", "views={augment: [noise], count: 2}",
+        "train.schedule={at: [3, 4], factor: 0.5}", "train.lr=1e-8", "cut=[1,3]",
+        "views={augment: [{name: noise, snr: 3}], count: 2}",
         "data.split='1e5'", "data.day='2024-01-01'", "data.yes='no'", "data.empty=''", "data.name=ünï",
         "loss=[{name: infonce, weight: 0.5, blocks: [0, 2]}, {name: infonce}]", "data.root='/a: b #c'", "data.n=null",
     )  # fmt: skip
@@ -353,7 +367,8 @@ def test_a_constructor_of_open_ended_keys_takes_them_all() -> None:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [(int | None, "a whole number or null"), (list[str], "a list of words"), (bool, "true or false"), (Path, "path"),
-     (list[list[int]], "a list of a list of whole numbers"), (tuple[float, ...], "a list of numbers")],
+     (list[list[int]], "a list of a list of whole numbers"), (tuple[float, ...], "a list of numbers"),
+     (float | tuple[float, float], "a number or a list of 2 numbers"), (str | dict[str, Any], "a word or a mapping")],
 )  # fmt: skip
 def test_types_are_told_in_words(kind: Any, words: str) -> None:
     assert describe_type(kind) == words

@@ -62,6 +62,7 @@ def _lines(found: Diagnosis) -> Iterator[tuple[str, str]]:
         state = folder["problem"] or f"{describe_bytes(folder['free'])} free"
         there = "" if folder["exists"] else "not there yet, "
         yield f"{name} folder", f"{folder['path']} ({there}{state}; {folder['variable']} sets it)"
+    yield "data there", ", ".join(found.data) or "none but what is embedded: `infomax data` tells what gets more"
     yield "plugins", _plugin_line(found)
     yield "recipes", str(found.recipes)
 

@@ -182,7 +182,9 @@ def _list(root: Path, *, as_json: bool) -> None:
     results().print(_table(rows))
     for plugin in foreign:
         results().print(f"{plugin['dataset']}: brought by {plugin['distribution']}", markup=False)
-    messages().print(f"data lies in {root}; `syllables` is embedded: nothing to download", soft_wrap=True, markup=False)
+    messages().print(
+        f"data lies in {root}; `syllables` and `digits` are embedded: nothing to download", soft_wrap=True, markup=False
+    )
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -13,6 +13,7 @@ from infomax_cli.errors import UsageError
 from infomax_cli.wording import suggest
 
 if TYPE_CHECKING:
+    from infomax_cli.core.dependency import Dependency
     from infomax_cli.core.explain import Explained
     from infomax_cli.core.subject import Subject
     from infomax_cli.runs import Run
@@ -27,6 +28,12 @@ _LEGEND = (
 _CONTRIBUTION = (
     "0: the sound has become the other item's; 1: as far from it as with nothing replaced; above 1: farther, as mixed "
     "latents may sound like neither"
+)
+
+_FEW = 500  # held-out rows, below which an estimate of nats says little
+_DEPENDENCY = (
+    "nats: what a critic can tell of codes from the same codes with each dimension shuffled over the rows (the neural "
+    "dependency measure): 0 where dimensions are independent"
 )
 
 
@@ -44,6 +51,12 @@ def explain(
         bool,
         typer.Option("--contribution", help="Also: how few dimensions carry a sound (trains decoders, see decode)."),
     ] = False,
+    dependency: Annotated[
+        bool,
+        typer.Option("--dependency", help="Also: how far dimensions depend on each other (trains a critic a depth)."),
+    ] = False,
+    batch: Annotated[int, typer.Option(help="Rows of a critic's step, for --dependency.")] = 1000,
+    critic_steps: Annotated[int, typer.Option(min=1, help="Training steps of a critic, for --dependency.")] = 1000,
     steps: Annotated[int, typer.Option(min=1, help="Training steps of a decoder, for --contribution.")] = 500,
     width: Annotated[int, typer.Option(min=1, help="Channels of a decoder, for --contribution.")] = 128,
     seed: Annotated[int, typer.Option(help="Draws rows and samples.")] = 0,
@@ -54,16 +67,21 @@ def explain(
 ) -> None:
     """See what each dimension knows of a label, how a linear probe uses it, and how near to N(0, 1) it is.
 
+    \b
     infomax explain --label vowel        infomax explain RUN --label syllable --depth 4 --contribution
+    infomax explain --label class --depth last --dependency
     """
     from infomax_cli.commands.decode import have_decoders
     from infomax_cli.console import messages
     from infomax_cli.core.decode import DecodeOptions, Decoding
+    from infomax_cli.core.dependency import DependencyOptions, measure_dependency
     from infomax_cli.core.device import choose_device
     from infomax_cli.core.explain import contribution as contribution_of
     from infomax_cli.core.explain import explain as run_explain
     from infomax_cli.core.subject import load_subject
+    from infomax_cli.progress import StageDisplay
 
+    critic = DependencyOptions(steps=critic_steps, batch=batch, seed=seed)
     found, changes = find_run_and_changes(run, changes, runs)
     subject = load_subject(found, choose_device(device), root, changes=changes)
     label = _chosen(subject, label)
@@ -76,7 +94,12 @@ def explain(
         scores = {number: contribution_of(decoding, number) for number in depths}
     with messages().status("reading features"):
         explained = run_explain(subject, label, depths, seed=seed, sampled=not means)
-    _report(found, label, explained, scores, as_json=as_json)
+    dependent: dict[int, Dependency] = {}
+    if dependency:
+        with StageDisplay(messages()) as display:
+            display.stage("training critics", critic.steps * len(depths))
+            dependent = measure_dependency(subject, label, depths, critic, display.advance)
+    _report(found, label, explained, scores, dependent, as_json=as_json)
 
 
 def _chosen(subject: Subject, label: str | None) -> str:
@@ -98,6 +121,7 @@ def _report(
     label: str,
     explained: Sequence[tuple[Explained, object]],
     scores: dict[int, dict[int, float]],
+    dependent: dict[int, Dependency],
     *,
     as_json: bool,
 ) -> None:
@@ -111,9 +135,11 @@ def _report(
     from infomax_cli.errors import CheckpointError
 
     rows = [_row(found) for found, _ in explained]
+    lines = [_told(depth, found) for depth, found in dependent.items()] + [_DEPENDENCY] * bool(dependent)
     plain = {
         "run": run.name, "label": label, "depths": [found.to_dict() for found, _ in explained],
         "contribution": {str(depth): left for depth, left in scores.items()},
+        "dependency": {str(depth): found.to_dict() for depth, found in dependent.items()},
     }  # fmt: skip
     if as_json:
         print_json(plain)
@@ -130,6 +156,8 @@ def _report(
             results().print(f"depth {depth}: share of the error left by dimensions replaced: {shares}", soft_wrap=True)
         if scores:
             results().print(_CONTRIBUTION, soft_wrap=True)
+        for line in lines:
+            results().print(line, soft_wrap=True)
     folder = run.path / "explain"
     pictures = []
     try:
@@ -141,13 +169,22 @@ def _report(
             pictures.append(folder / f"contribution-depth{'-'.join(map(str, scores))}.png")
             draw_contribution(pictures[-1], f"{run.name}: what dimensions carry", scores)
         page = folder / f"{label}.html"
-        notes = [_LEGEND, *([_CONTRIBUTION] if scores else [])]
+        notes = [_LEGEND, *([_CONTRIBUTION] if scores else []), *lines]
         write_page(page, f"{run.name}: {label}", _HEADER, rows, notes, pictures)
     except OSError as error:
         raise CheckpointError(
             f"cannot write to {folder}: {error.strerror or error}", "make room there, or make it writable"
         ) from error
     messages().print(f"wrote {page} and the pictures beside it", soft_wrap=True, markup=False)
+
+
+def _told(depth: int, found: Dependency) -> str:
+    few = ", too few to rely on" if found.held_out_rows < _FEW else ""
+    return (
+        f"depth {depth}: its {found.units:,} dimensions depend on each other by at least {found.nats:.3f} nats, on "
+        f"{found.held_out_rows:,} held-out rows{few} ({found.train_nats:.3f} on those learnt from; no more than "
+        f"{found.most:.1f} could be told)"
+    )
 
 
 def _row(found: Explained) -> list[str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from rich.table import Table
 
@@ -99,21 +99,28 @@ def _describe(plugin: Plugin) -> None:
     """What a plugin's class says of itself, and the options that a recipe may give it."""
     import inspect
 
-    from rich.table import Table
-
     from infomax_cli import registry
-    from infomax_cli.binding import describe_type, keyword_types, options_of
     from infomax_cli.console import results
 
-    loaded = registry.load_plugin(plugin)
-    console, hints = results(), keyword_types(loaded)
+    loaded, console = registry.load_plugin(plugin), results()
     console.print(f"\n{inspect.getdoc(loaded) or plugin}", markup=False)
-    table = Table("option", "takes", "default", box=None, title=f"options of {plugin.name}", title_justify="left")
-    for name, option in options_of(loaded, skip=1 if plugin.kind == "losses" else 0).items():
-        default = "(must be given)" if option.default is option.empty else str(option.default)
-        table.add_row(name, describe_type(hints[name]) if name in hints else "", default)
+    table = options_table(loaded, plugin.name, skip=1 if plugin.kind == "losses" else 0)
     if table.row_count:
         console.print(table, markup=False)
+
+
+def options_table(factory: Callable[..., Any], name: str, *, skip: int = 0) -> Table:
+    """What a recipe may give a constructor, whose first `skip` parameters are not its business."""
+    from rich.table import Table
+
+    from infomax_cli.binding import describe_type, keyword_types, options_of
+
+    hints = keyword_types(factory)
+    table = Table("option", "takes", "default", box=None, title=f"options of {name}", title_justify="left")
+    for key, option in options_of(factory, skip=skip).items():
+        default = "(must be given)" if option.default is option.empty else str(option.default)
+        table.add_row(key, describe_type(hints[key]) if key in hints else "", default)
+    return table
 
 
 def _explain(plugins: Sequence[Plugin]) -> None:

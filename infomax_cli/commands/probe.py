@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from infomax_cli.core.probe_result import ProbeResult, Score
+    from infomax_cli.core.subject import Subject
     from infomax_cli.core.watcher import Watcher
     from infomax_cli.runs import Run
 
@@ -39,9 +40,21 @@ def probe(
         int, typer.Option(metavar="N", help="Learn from N draws of an item's Gaussians too (variational encoders).")
     ] = 0,
     baseline: Annotated[str | None, typer.Option(help="Any of random,mfcc,raw.")] = None,
-    classifier: Annotated[str, typer.Option(help="linear, mlp or knn.")] = "linear",
-    pool: Annotated[str | None, typer.Option(help="Items to one row: mean, last, or none.")] = None,
-    protocol: Annotated[str, typer.Option(help="optimum, or as published: gim, vgim, cpc-audio, barello.")] = "optimum",
+    classifier: Annotated[
+        str | None, typer.Option(help="linear, mlp or knn; else the protocol's, linear in most.")
+    ] = None,
+    pool: Annotated[str | None, typer.Option(help="Items to one row: mean, last, none, or flatten (images).")] = None,
+    protocol: Annotated[
+        str,
+        typer.Option(help="optimum, or as published: gim, vgim, cpc-audio, barello; images: dim, amdim, gim-vision."),
+    ] = "optimum",
+    neighbours: Annotated[
+        int,
+        typer.Option(min=0, metavar="N", help="Also a picture of N test items, each with its nearest of training."),
+    ] = 0,
+    data: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Another dataset, with labels of its own, for the same encoder.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Draws held-out items, subsets and untrained weights.")] = 0,
     step: Annotated[
         int | None, typer.Option(min=0, help="An older checkpoint, by its step, where train.keep kept it.")
@@ -53,7 +66,9 @@ def probe(
 ) -> None:
     """Read labels from a run's frozen encoder, at every depth.
 
+    \b
     infomax probe phone --baseline random,mfcc        infomax probe vowel,speaker RUN --depth 4
+    infomax probe class --protocol dim                infomax probe class RUN --data stl10 --neighbours 10
     """
     from infomax_cli.core.device import choose_device
     from infomax_cli.core.probe import ProbeOptions, parse_labels, probe_few
@@ -61,23 +76,49 @@ def probe(
 
     options = ProbeOptions(
         depth=_depth(depth),
-        classifier=_one_of("--classifier", classifier, ("linear", "mlp", "knn")),
-        pool=None if pool is None else _one_of("--pool", pool, ("mean", "last", "none")),
+        classifier=None if classifier is None else _one_of("--classifier", classifier, ("linear", "mlp", "knn")),
+        pool=None if pool is None else _one_of("--pool", pool, ("mean", "last", "none", "flatten")),
         protocol=protocol,
         repeats=repeats,
         draws=draws,
         baselines=tuple(_one_of("--baseline", part, _BASELINES) for part in (baseline or "").split(",") if part),
+        neighbours=neighbours,
         seed=seed,
     )
     found, changes = find_run_and_changes(run, changes, runs)
-    subject = load_subject(found, choose_device(device), root, step, changes)
+    subject = load_subject(found, choose_device(device), root, step, changes, data, tell=_say)
     with _watching(found) as watcher:
         labels = parse_labels(label, list(subject.data.labels))
         results = probe_few(subject, labels, _counts(labels_per_class), options, watcher)
+    _draw_sheets(found, subject, [curve[0] for curve in results.values()])
     if len(next(iter(results.values()))) > 1:
         _report_curves(found, results, as_json=as_json)
     else:
         _report(found, {name: result for name, (result,) in results.items()}, as_json=as_json)
+
+
+def _say(text: str) -> None:
+    from infomax_cli.console import messages
+
+    messages().print(text, soft_wrap=True, markup=False)
+
+
+def _draw_sheets(run: Run, subject: Subject, results: Sequence[ProbeResult]) -> None:
+    """A picture of the nearest neighbours of each label and depth that they were found for."""
+    from infomax_cli.core.neighbours import draw_sheet
+    from infomax_cli.errors import CheckpointError
+
+    for result in results:
+        for sheet in result.sheets:
+            path = run.path / "probes" / f"{result.sheet_stem(sheet)}.png"
+            title = f"{run.name}, depth {sheet.layer}: {result.label}"
+            try:
+                draw_sheet(path, title, sheet, subject, result)
+            except OSError as error:
+                raise CheckpointError(
+                    f"cannot write {path}: {error.strerror or error}", "make room there, or make it writable"
+                ) from error
+            _say(f"wrote {path}")
 
 
 def _depth(text: str | None) -> Any:
@@ -179,13 +220,15 @@ def _table(result: ProbeResult) -> Table:
     caption = f"{after}accuracy in %; chance (the commonest class) {100 * result.chance:.1f}{rows}"
     table = Table(title=title, caption=caption, box=None, title_justify="left", caption_justify="left")
     untrained = {score.depth: score for score in result.of("random")}
-    columns = ["depth", "hop", "dims", "test", *(["untrained"] if untrained else [])]
+    grids = any(score.grid for score in result.scores)
+    columns = ["depth", *(["grid"] if grids else []), "hop", "dims", "test", *(["untrained"] if untrained else [])]
     for column in [*columns, "balanced", "train", "chosen", *([] if rows else ["rows"])]:
         table.add_column(column, justify="left" if column in ("depth", "chosen") else "right")
     for score in (score for score in result.scores if score.source != "random"):
         beside = [_percent(untrained.get(score.depth))] if untrained else []
         table.add_row(
             score.layer,
+            *(["x".join(map(str, score.grid or ()))] if grids else []),
             f"{score.hop_ms:g} ms" if score.hop_ms is not None else "" if score.hop is None else str(score.hop),
             str(score.dims),
             _percent(score),

@@ -56,6 +56,7 @@ def train(
     infomax train gim-syllables
     infomax train gim --splits 3 loss.negatives=16 train.lr=1e-3
     infomax train gim --resume
+    infomax train supervised --from RUN loss.label=class
     """
     from infomax_cli.paths import runs_root
 
@@ -98,10 +99,12 @@ def _fresh(
 
     path = find_recipe(name)
     raw: dict[str, Any] = read_recipe(path)
+    if source is not None:
+        run = find_run(source, folder)
+        raw = _borrow(raw, run, str(path), keep_data=data is not None)
+        changes = [*changes, _override("train.init", str(run.path.resolve()))]
     if data is not None:
         raw = _replace_data(raw, data)
-    if source is not None:
-        changes = [*changes, _override("train.init", str(find_run(source, folder).path.resolve()))]
     if splits is not None and any(change.partition("=")[0].strip() == "cut" for change in changes):
         raise UsageError("--splits and cut= both say where to cut", "give one of them")
     raw = apply_overrides(raw, changes)
@@ -119,6 +122,20 @@ def _fresh(
         raw["cut"] = build.splits_override(recipe, splits)
         recipe = build.resolve(parse(raw, blamed))
     return recipe
+
+
+def _borrow(raw: dict[str, Any], run: Run, source: str, *, keep_data: bool) -> dict[str, Any]:
+    """The recipe with those sections that it leaves to the run it starts from; says which. Data that the command line
+    replaces anyway is not among them, where the recipe has some."""
+    from infomax_cli.recipe import borrowed_sections
+
+    taken = [name for name in borrowed_sections(raw, source) if not (keep_data and name == "data" and raw.get("data"))]
+    if not taken:
+        return raw
+    theirs = run.recipe().to_dict()
+    named = ", ".join(f"{name} {theirs[name]['name']}" for name in taken)
+    _say(f"from {run.path}: {named}")
+    return {**raw, **{name: theirs[name] for name in taken}}
 
 
 def _replace_data(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -206,6 +223,7 @@ def _begin(trainer: Trainer, folder: Path) -> tuple[Run, Metrics]:
     try:
         with run.lock():
             write_text(run.recipe_file, _recipe_text(recipe))
+            _note_data(trainer.experiment, run)
             return run, _train(trainer, run, "training")
     except BaseException as error:
         if trainer.step == 0 and not isinstance(error, Interrupted | Diverged):
@@ -242,14 +260,27 @@ def _go_on(trainer: Trainer, run: Run) -> Metrics:
         return _train(trainer, run, "going on with")
 
 
+def _note_data(experiment: Experiment, run: Run) -> None:
+    """What the data holds, for the run's card."""
+    from infomax_cli.card import FACTS
+    from infomax_cli.core.files import write_text
+    from infomax_cli.core.holdings import take_stock
+
+    held = take_stock(experiment.dataset, experiment.recipe.data.name, experiment.root)
+    write_text(run.path / FACTS, json.dumps(held.to_dict(), ensure_ascii=False) + "\n")
+
+
 def _train(trainer: Trainer, run: Run, verb: str) -> Metrics:
+    from infomax_cli.card import write_card
     from infomax_cli.console import messages
     from infomax_cli.display import TrainDisplay
 
+    write_card(run)  # so that there is one whatever becomes of the run
     _say(f"{verb} {run.path} on {trainer.device}, steps {trainer.step} to {trainer.total}")
     items = trainer.options.batch * trainer.options.accumulate
     with TrainDisplay(messages(), start=trainer.step, total=trainer.total, batch=items) as display:
         trainer.train(run, display)
+    write_card(run)
     return display.values
 
 

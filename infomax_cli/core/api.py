@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from infomax_cli.core.audio import AudioInfo, audio_info, read_audio
 from infomax_cli.core.files import IndexCache, cache_root, write_atomically, write_text
+from infomax_cli.core.heads import Head, make_head, squash_logits
 from infomax_cli.core.images import fit_image, scale_image
-from infomax_cli.core.seeds import derive_seed, numpy_generator, torch_generator
+from infomax_cli.core.seeds import derive_seed, numpy_generator, order_by_seed, torch_generator
 from infomax_cli.errors import CorruptItem, DataError, DoesNotFit, InfomaxError, PluginError, UsageError
 from infomax_cli.fetching.catalogue import CATALOGUE, RemoteFile, Subset
 from infomax_cli.fetching.obtain import obtain
@@ -28,14 +29,15 @@ __all__ = [
     # the nouns
     "Encoder", "Loss", "Dataset", "Split", "Features", "Gaussian", "LossOutput", "Item", "Batch",
     # what is known before any data is read
-    "Axis", "MapSpec", "BlockSpec", "LabelSpec", "DataSpec",
+    "Axis", "MapSpec", "BlockSpec", "LabelSpec", "DataSpec", "SplitFacts",
     # toolbox
     "stop_gradient", "pool_to_labels",
     "AudioInfo", "audio_info", "read_audio",
     "fit_image", "scale_image",
+    "Head", "make_head", "squash_logits",
     "IndexCache", "cache_root", "write_atomically", "write_text",
     "RemoteFile", "Subset", "obtain", "CATALOGUE",
-    "derive_seed", "numpy_generator", "torch_generator",
+    "derive_seed", "order_by_seed", "numpy_generator", "torch_generator",
     "InfomaxError", "UsageError", "DataError", "CorruptItem", "DoesNotFit", "PluginError",
 ]  # fmt: skip
 
@@ -107,6 +109,19 @@ class DataSpec:
     rate: int | None
     labels: Mapping[str, LabelSpec]
     sizes: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class SplitFacts:
+    """What a split can tell of itself without decoding anything; `Split` says how.
+
+    `lengths` are the samples of each item as a whole, at the data's rate. `rates` counts the files of each rate that
+    they are stored at. `counts` says of aligned labels how often each class occurs.
+    """
+
+    lengths: Sequence[int] = ()
+    rates: Mapping[int, int] = field(default_factory=dict)
+    counts: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -263,6 +278,8 @@ class Split(Protocol):
 
     ``split[index, seed]`` draws what is random (the crop) from `seed`; ``split[index, None]`` is the whole item, as
     evaluation sees it; it may raise `CorruptItem`, and is left out then.
+
+    An optional method ``facts() -> SplitFacts`` says what `infomax data` tells of it beyond items and their labels.
     """
 
     def __len__(self) -> int: ...
@@ -284,6 +301,8 @@ class Dataset(Protocol):
 
     What it consists of may be told in an optional attribute ``downloads``, as ``{name: Subset}``: then `infomax
     download` fetches, checks and mends it as it does our own, and `download` need only call `obtain`.
+
+    What it found and cannot use, an optional method ``left_out(root) -> {what: why}`` names.
     """
 
     def download(self, root: Path) -> None:

@@ -115,6 +115,12 @@ class BlockOutput:
     watched: Mapping[str, Tensor]
     outputs: tuple[Tensor, ...]
 
+    @property
+    def logged(self) -> dict[str, Tensor]:
+        """All that is told of the block: its terms, what is watched, and the total where no term alone is it."""
+        total = {} if self.total is None or len(self.terms) == 1 else {"total": self.total.detach()}
+        return {**self.terms, **total, **self.watched}
+
 
 class Block(nn.Module):
     """Consecutive stages, borrowed from the encoder, and the losses that train them.

@@ -20,8 +20,9 @@ from torch import nn
 from infomax_cli import registry
 from infomax_cli.binding import bind, check_value, keyword_types
 from infomax_cli.core.api import BlockSpec, Dataset, DataSpec, DoesNotFit, Encoder, Loss, PluginError, derive_seed
+from infomax_cli.core.augment import resolve_views
 from infomax_cli.core.blocks import Block, check_ownership, cut_for_splits, describe_blocks, partition
-from infomax_cli.core.views import check_augmentations
+from infomax_cli.core.views import ViewMaker
 from infomax_cli.errors import DataError, InfomaxError, RecipeError
 from infomax_cli.overrides import apply_overrides
 from infomax_cli.paths import data_root
@@ -38,6 +39,7 @@ class Experiment:
     root: Path
     dataset: Dataset
     data: DataSpec
+    views: ViewMaker
     encoder: Encoder
     blocks: tuple[Block, ...]
     notes: tuple[str, ...] = ()
@@ -46,7 +48,6 @@ class Experiment:
 def resolve(recipe: Recipe) -> Recipe:
     """Find every plugin that the recipe names, check its keys against the constructors, and fill in the defaults."""
     source = recipe.source
-    check_augmentations(recipe.views)
     losses = []
     for place, entry in enumerate(recipe.losses):
         where = "loss" if len(recipe.losses) == 1 else f"loss.{place}"
@@ -58,6 +59,7 @@ def resolve(recipe: Recipe) -> Recipe:
         root=str(Path(recipe.root).expanduser().resolve() if recipe.root else data_root()),
         encoder=_bound("encoders", recipe.encoder, "encoder", source),
         losses=tuple(losses),
+        views=resolve_views(recipe.views, source),
     )
 
 
@@ -100,6 +102,7 @@ def build(recipe: Recipe, device: torch.device) -> Experiment:
         raise RecipeError(f"train.block: there is no block {recipe.train.block}", f"blocks: 0 to {len(groups) - 1}")
     data = dataset.describe(root)
     _check_data(recipe, data)
+    views = ViewMaker.of(recipe.views, data)
     specs = describe_blocks(encoder, groups, data, recipe.views.count)
     losses, notes = _build_losses(recipe, specs)
     if not any(losses):
@@ -112,7 +115,7 @@ def build(recipe: Recipe, device: torch.device) -> Experiment:
     )
     if recipe.train.batch > (items := data.sizes["train"]):
         notes += (f"a batch of {recipe.train.batch:,} is more than the {items:,} items to train on: it holds those",)
-    return Experiment(recipe, root, dataset, data, encoder, blocks, notes)
+    return Experiment(recipe, root, dataset, data, views, encoder, blocks, notes)
 
 
 def _check_data(recipe: Recipe, data: DataSpec) -> None:
@@ -128,14 +131,15 @@ def _check_data(recipe: Recipe, data: DataSpec) -> None:
 
 
 def build_dataset(recipe: Recipe) -> Dataset:
-    return _make_dataset(recipe.data)
+    """Bound anew, since a recipe read back from a run holds plain data."""
+    return _make_dataset(_bound("datasets", recipe.data, "data", recipe.source))
 
 
-def dataset_by_name(name: str, changes: Sequence[str]) -> Dataset:
-    """A dataset outside of any recipe; `changes` are ``data.key=value``."""
+def dataset_by_name(name: str, changes: Sequence[str], verb: str = "download") -> Dataset:
+    """A dataset outside of any recipe; `changes` are ``data.key=value``, and `verb` is what is asked about it."""
     raw = apply_overrides({"data": {"name": name}}, changes)["data"]
     options = {key: value for key, value in raw.items() if key != "name"}
-    return _make_dataset(_bound("datasets", PluginSection(name, options), "data", f"download {name}"))
+    return _make_dataset(_bound("datasets", PluginSection(name, options), "data", f"{verb} {name}"))
 
 
 def _make_dataset(section: PluginSection) -> Dataset:
@@ -146,10 +150,14 @@ def _make_dataset(section: PluginSection) -> Dataset:
 
 
 def build_encoder(recipe: Recipe, device: torch.device) -> Encoder:
-    """The encoder with fresh weights drawn from the recipe's seed, whatever the cut and the losses."""
+    """The encoder with fresh weights drawn from the recipe's seed, whatever the cut and the losses.
+
+    Its options are bound anew, since a recipe read back from a run holds plain data.
+    """
     torch.manual_seed(derive_seed(recipe.train.seed, "encoder"))
     name = recipe.encoder.name
-    made = _construct(registry.load("encoders", name), recipe.encoder.options, f"encoder {name}")
+    options = _bound("encoders", recipe.encoder, "encoder", recipe.source).options
+    made = _construct(registry.load("encoders", name), options, f"encoder {name}")
     if not isinstance(made, nn.Module) or not isinstance(made, Encoder):
         raise PluginError(f"encoder {name} must be an nn.Module with stages, prepare, readout and geometry")
     encoder = cast(Encoder, made.to(device))

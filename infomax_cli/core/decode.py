@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -78,7 +78,10 @@ class Decoding:
         self.subject, self.depths, self.options = subject, tuple(depths), options
         self.grid = subject.data.grid
         self._check_axes()
-        self.source = FrozenEncoder(subject.encoder, subject.recipe.sampling, subject.device, self.depths)
+        sampling = subject.recipe.sampling
+        self.source = FrozenEncoder(subject.encoder, sampling, subject.device, self.depths)
+        # a decoder that had only seen means would not know what to make of draws from N(0, I)
+        self.drawn = FrozenEncoder(subject.encoder, replace(sampling, eval="sample"), subject.device, self.depths)
         self.loss_name = options.loss or self.medium.default_loss
         self.loss = self.medium.loss(self.loss_name)
         self.decoders: dict[int, Decoder] = {}
@@ -112,7 +115,7 @@ class Decoding:
         """What makes a decoder what it is."""
         subject = self.subject
         encoder = {"step": subject.trained, "data": subject.recipe.to_dict()["data"]}
-        return {**asdict(self.options), "loss": self.loss_name, "encoder": encoder}
+        return {**asdict(self.options), "loss": self.loss_name, "encoder": encoder, "learns from": "draws"}
 
     def _check_axes(self) -> None:
         """A map of frequency and time is not mirrored into samples by convolutions."""
@@ -143,7 +146,7 @@ class Decoding:
         total = torch.zeros((), device=device)
         for step, keys in enumerate(batches, 1):
             x = torch.stack([split[key].input for key in keys]).to(device)
-            loss = self.loss(decoder(self.latents(depth, x), x.shape[2:]), x)
+            loss = self.loss(decoder(self._draws(depth, x), x.shape[2:]), x)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             for group in optimizer.param_groups:  # to zero over the last half
@@ -162,15 +165,19 @@ class Decoding:
             watcher.advance()
 
     def latents(self, depth: int, x: Tensor) -> Tensor:
-        """An input ``(B, C, *grid)`` to the depth's map."""
+        """An input ``(B, C, *grid)`` to the depth's map, as evaluation sees it."""
         return self.source.maps(x)[self.depths.index(depth)]
+
+    def _draws(self, depth: int, x: Tensor) -> Tensor:
+        """The same with Gaussians drawn from, as the encoder's own stages were trained on them."""
+        return self.drawn.maps(x)[self.depths.index(depth)]
 
     @torch.no_grad()
     def _standardise(self, depth: int, split: Split) -> None:
         """Take the mean and deviation of every unit over some training crops."""
         sums = []
         for x in self.crops(split, "standardise", _FITTED):
-            frames = self.latents(depth, x)[0].flatten(1).double().cpu()
+            frames = self._draws(depth, x)[0].flatten(1).double().cpu()
             sums.append(torch.stack([torch.ones_like(frames), frames, frames.square()]).sum(2))
         count, first, second = torch.stack(sums).sum(0)
         mean = first / count
@@ -305,7 +312,7 @@ class Decoding:
 
     def split(self, name: str) -> Split:
         """A split of the subject's data. Raises `DataError` where it is empty."""
-        split = self.subject.dataset.split(self.subject.root, name)
+        split = self.subject.split(name)
         if not len(split):
             raise DataError(f"decode: the split {name} is empty", "choose other data")
         return split

@@ -60,7 +60,7 @@ def explain(
     sampling = replace(subject.recipe.sampling, eval="sample") if sampled else subject.recipe.sampling
     source = FrozenEncoder(subject.encoder, sampling, subject.device, depths)
     spec = subject.data.labels[label]
-    found = extract(source, subject.dataset.split(subject.root, "test"), {label: spec}, seed=seed)
+    found = extract(source, subject.split("test"), {label: spec}, seed=seed)
     results = []
     for depth, rows in zip(depths, found.rows[label], strict=True):
         if len(rows) == 0:

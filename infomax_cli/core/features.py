@@ -31,7 +31,7 @@ from infomax_cli.core.rows import Rows, Store
 from infomax_cli.core.scratch import scratch_room
 from infomax_cli.recipe import SamplingOptions
 
-Pool = Literal["mean", "last", "none"]
+Pool = Literal["mean", "last", "none", "flatten"]
 MEMORY = 2**28  # bytes of features up to which one `extract` keeps them in memory; beyond it, in a file
 _TOGETHER = 2**19  # samples, pixels: items of one size are encoded together up to so many
 
@@ -111,7 +111,7 @@ def extract(
 
     Items are taken whole, or as crops where `item_seed` gives a seed for an index. An aligned label makes a row of each
     of its known values, and none in layers without time; a whole-item label makes one row an item, or with `pool`
-    "none" one for every frame. `advance` is called after each item.
+    "none" one for every frame, or position. `advance` is called after each item.
 
     Features are kept in fp16: up to `memory` bytes in memory, more in files that have no name. Beyond `limit` bytes (by
     default half of what the disk has to spare: another split will follow) frames are thinned out.
@@ -125,8 +125,8 @@ def extract(
 
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(derive_seed(seed, "features"))  # for encoders whose evaluation draws from a Gaussian
-        for indices, items in _batches(split, labels, item_seed, advance, leave_out):
-            maps = _maps(source, items)
+        for indices, items in batches(split, labels, item_seed, advance, leave_out):
+            maps = maps_of(source, items)
             if maps is None:
                 result.skipped += len(items)
                 continue
@@ -190,7 +190,7 @@ def _grids(labels: Mapping[str, LabelSpec]) -> dict[tuple[int, float] | None, li
     return grids
 
 
-def _batches(
+def batches(
     split: Split,
     labels: Mapping[str, LabelSpec],
     item_seed: Callable[[int], int | None],
@@ -225,7 +225,7 @@ def _is_known(item: Item, name: str) -> bool:
     return bool((torch.as_tensor(item.labels[name]) >= 0).any())
 
 
-def _maps(source: Source, items: Sequence[Item]) -> tuple[Tensor, ...] | None:
+def maps_of(source: Source, items: Sequence[Item]) -> tuple[Tensor, ...] | None:
     """The maps of a batch, or None where the items are too short for the source."""
     x = torch.stack([item.input for item in items])
     try:
@@ -274,10 +274,17 @@ def to_labels(values: Tensor, layer: Layer, label: LabelSpec, count: int) -> Ten
 
 
 def pool_items(values: Tensor, layer: Layer, pool: Pool) -> Tensor:
-    """A map ``(B, C, *grid)`` to rows ``(B, N, C)``: the mean over all positions, the last frame, or every position.
+    """A map ``(B, C, *grid)`` to rows ``(B, N, C)``: the mean over all positions, the last frame, every position, or
+    the whole map as one row.
 
     In time, other axes are averaged over before the last frame or every frame is taken.
     """
+    if pool == "flatten":
+        if layer.time is not None:
+            raise UsageError(
+                f"--pool flatten: depth {layer.name} has a time axis, and items differ in length", "use --pool mean"
+            )
+        return values.flatten(1).unsqueeze(1)
     if pool == "last" and layer.time is None:
         raise UsageError(f"--pool last: depth {layer.name} has no time axis", "use --pool mean")
     if pool == "mean" or layer.time is None:

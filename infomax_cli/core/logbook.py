@@ -72,7 +72,7 @@ class Logbook:
 
     def __init__(self, run: Run, step: int, marks: Mapping[str, int] | None) -> None:
         self._run = run
-        with self._writing():
+        with self.writing():
             if marks is not None:
                 _cut(run, marks)
             self._file = run.metrics.open("a", encoding="utf-8")
@@ -82,7 +82,7 @@ class Logbook:
         """A line in both; what is not a number is null in JSON, which has no word for it. Vectors are histograms, in
         TensorBoard alone."""
         numbers = {name: value if math.isfinite(value) else None for name, value in reading.values.items()}
-        with self._writing():
+        with self.writing():
             self._file.write(json.dumps({"step": step, **numbers}) + "\n")
             self._file.flush()
             self.watch(step, reading.values)
@@ -98,7 +98,7 @@ class Logbook:
 
     def sync(self) -> dict[str, int]:
         """Put everything on disk, before a checkpoint that vouches for it, and return how long each file is now."""
-        with self._writing():
+        with self.writing():
             self._file.flush()
             os.fsync(self._file.fileno())
             self.board.flush()
@@ -111,7 +111,8 @@ class Logbook:
                 file.close()
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
+    def writing(self) -> Iterator[None]:
+        """What cannot be written here becomes a `CheckpointError`."""
         try:
             yield
         except OSError as error:

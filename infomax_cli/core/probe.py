@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Literal
 
 import torch
@@ -15,30 +16,36 @@ from torch import Tensor
 from infomax_cli.core.api import DataError, LabelSpec, UsageError, derive_seed
 from infomax_cli.core.baselines import Baseline, Mfcc, raw_source
 from infomax_cli.core.classifiers import Classifier, Fit, fit
-from infomax_cli.core.features import FrozenEncoder, Pool, Source
+from infomax_cli.core.features import MEMORY, FrozenEncoder, Pool, Source
+from infomax_cli.core.neighbours import Sheet, find_neighbours
 from infomax_cli.core.probe_result import ProbeResult, Score, summarise
 from infomax_cli.core.probe_rows import Problem, SourceRows, Splits, few
 from infomax_cli.core.protocols import AdamTraining, find_protocol, fit_adam, fit_sklearn
 from infomax_cli.core.rows import Rows, distinct
+from infomax_cli.core.scratch import scratch_folder, scratch_room
 from infomax_cli.core.subject import Subject, untrained
 from infomax_cli.core.watcher import Nobody, Watcher
 from infomax_cli.wording import suggest
 
+MOST_DIMENSIONS = 2**14  # of flattened features that are whitened: their covariance is 2 GiB
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeOptions:
-    """How to probe. `depth` and `pool` None leave them to the protocol. With `labels_per_class` only so many training
-    items of each class (frames, for aligned labels) are learnt from, drawn anew in each of `repeats`. With `draws`, so
-    many draws from its Gaussians stand beside each training item: what V-GIM's variance is worth as augmentation."""
+    """How to probe. `depth`, `classifier` and `pool` None leave them to the protocol. With `labels_per_class` only so
+    many training items of each class (frames, for aligned labels) are learnt from, drawn anew in each of `repeats`.
+    With `draws`, so many draws from its Gaussians stand beside each training item: what V-GIM's variance is worth as
+    augmentation. With `neighbours`, the nearest training items of so many test items are found too."""
 
     depth: int | Literal["all", "last"] | None = None
-    classifier: Classifier = "linear"
+    classifier: Classifier | None = None
     pool: Pool | None = None
     protocol: str = "optimum"
     labels_per_class: int | None = None
     repeats: int = 1
     draws: int = 0
     baselines: tuple[Baseline, ...] = ()
+    neighbours: int = 0
     seed: int = 0
 
 
@@ -86,18 +93,31 @@ class _Probing:
         self.subject, self.labels, self.options, self.watcher = subject, labels, options, watcher
         self.counts = counts
         self.protocol = find_protocol(options.protocol)
-        self.pool = options.pool or self.protocol.pool
         self.notes: dict[str, list[str]] = {label: [] for label in labels}
+        self.sheets: dict[str, list[Sheet]] = {label: [] for label in labels}
         _check_labels(subject, labels)
         _check_options(options, counts)
+        self.classifier = options.classifier or self.protocol.classifier
+        self.maps = subject.maps()
+        self.pool = options.pool or self._pool_of_protocol()
         if options.draws and (aligned := [label for label in labels if self._spec(label).aligned]):
             raise UsageError(
                 f"--draws is for labels of whole items, and {aligned[0]} is aligned", "of syllables: data.unit=syllable"
+            )
+        if options.neighbours and (aligned := [label for label in labels if self._spec(label).aligned]):
+            raise UsageError(
+                f"--neighbours is for labels of whole items, and {aligned[0]} is aligned", "probe that label apart"
             )
         for label in labels:
             if options.pool is not None and self._spec(label).aligned:
                 self._note(label, f"--pool {options.pool} does nothing: features are pooled to the label's own grid")
         self.depths = self._depths()
+        if self.pool == "flatten":
+            self._check_room()
+        if "raw" in options.baselines and not self._has_time:
+            self._check_width(
+                "--baseline raw: an image", subject.data.channels * prod(subject.data.grid), "leave raw out"
+            )
 
     def run(self) -> dict[str, tuple[ProbeResult, ...]]:
         self.splits = Splits(self.subject, self.protocol, self.labels, self._note)
@@ -111,6 +131,7 @@ class _Probing:
                 if name == "trained" and problems:
                     chances[label] = _chance(problems[0])
                     self._note_unseen(label, problems[0])
+                    self._find_neighbours(label, problems)
                 for count in self.counts:
                     scores[label, count] += self._scores(name, label, count, problems, rows)
                 del problems
@@ -131,12 +152,46 @@ class _Probing:
             return list(range(stages))
         if depth == "last":
             return [stages - 1]
+        if depth == "vectors":
+            spread = [place for place, each in enumerate(self.maps) if prod(each.grid) > 1]
+            return list(range(spread[-1] if spread else 0, stages))
         if not 0 <= depth < stages:
             raise UsageError(f"--depth {depth}: the encoder has depths 0 to {stages - 1}", "or --depth all")
         return [depth]
 
     def _spec(self, label: str) -> LabelSpec:
         return self.subject.data.labels[label]
+
+    def _pool_of_protocol(self) -> Pool:
+        """Sounds differ in length, so that what is published for flattened images reads their mean."""
+        return "mean" if self.protocol.pool == "flatten" and self._has_time else self.protocol.pool
+
+    @property
+    def _has_time(self) -> bool:
+        return any(axis.name == "time" for each in self.maps for axis in each.axes)
+
+    def _check_width(self, what: str, width: int, hint: str) -> None:
+        whitens = self.protocol.is_optimum and self.classifier != "knn"
+        if whitens and width > MOST_DIMENSIONS:
+            raise UsageError(
+                f"{what} has {width:,} values, more than the {MOST_DIMENSIONS:,} of which an optimum can be found",
+                f"{hint}, or a published protocol: --protocol dim",
+            )
+
+    def _check_room(self) -> None:
+        """Flattened maps are a row an item, which cannot be thinned out: refuse what fits neither memory nor disk."""
+        widths = {depth: self.maps[depth].channels * prod(self.maps[depth].grid) for depth in self.depths}
+        depth = max(widths, key=lambda each: widths[each])
+        hint = "use --pool mean, or another --depth"
+        self._check_width(f"--pool flatten: depth {depth}", widths[depth], hint)
+        sizes = self.subject.data.sizes
+        needed = 2 * sum(widths.values()) * (sizes.get("train", 0) + sizes.get("test", 0))
+        if needed > MEMORY and needed > (room := scratch_room()):
+            raise UsageError(
+                f"--pool flatten: the features would take {needed / 2**30:.1f} GiB, and the disk of {scratch_folder()} "
+                f"has {max(0, room) / 2**30:.1f} to spare",
+                f"{hint}, or set INFOMAX_CACHE to a folder with more room",
+            )
 
     # --- features -----------------------------------------------------------------------------------------------------
 
@@ -205,6 +260,18 @@ class _Probing:
 
     # --- fitting and scoring ------------------------------------------------------------------------------------------
 
+    def _find_neighbours(self, label: str, problems: Sequence[Problem]) -> None:
+        for problem in problems if self.options.neighbours else ():
+            sheet = find_neighbours(
+                problem.layer.name,
+                problem.train,
+                problem.test,
+                self.options.neighbours,
+                self.options.seed,
+                self.subject.device,
+            )
+            self.sheets[label].append(sheet)
+
     def _scores(
         self, name: str, label: str, count: int | None, problems: Sequence[Problem], rows: SourceRows
     ) -> list[Score]:
@@ -231,7 +298,7 @@ class _Probing:
         else:
             seed = derive_seed("probe", self.options.seed, label, repeat)
             whole = not self._spec(label).aligned
-            fitted = fit(self.options.classifier, rows, seed=seed, device=self.subject.device, whole=whole)
+            fitted = fit(self.classifier, rows, seed=seed, device=self.subject.device, whole=whole)
         self.watcher.advance()
         return fitted
 
@@ -250,7 +317,15 @@ class _Probing:
 
         self.watcher.stage(f"{name}: training for {label}", training.epochs * len(problems))
         seed = derive_seed("probe", self.options.seed, label)
-        return fit_adam(training, rows_of_epoch, seed=seed, device=self.subject.device, advance=self.watcher.advance)
+        head = self.protocol.heads[self.classifier]
+        return fit_adam(
+            training,
+            rows_of_epoch,
+            seed=seed,
+            device=self.subject.device,
+            head=head,
+            advance=self.watcher.advance,
+        )
 
     def _few(self, label: str, count: int | None, rows: Rows, repeat: int) -> Rows:
         if count is None:
@@ -272,12 +347,14 @@ class _Probing:
                 self._note(label, f"{name} {problem.layer.name}: {note}")
         axes, rate = problem.layer.axes, self.subject.data.rate
         hop = axes[(problem.layer.time or 2) - 2].hop if axes else None
+        depth = int(problem.layer.name) if name in ("trained", "random") else None
         return summarise(
             measured,
             [one.choice for one in fits],
             source=name,
             layer=problem.layer.name,
-            depth=int(problem.layer.name) if name in ("trained", "random") else None,
+            depth=depth,
+            grid=None if depth is None or problem.layer.time is not None else self.maps[depth].grid,
             hop=hop,
             hop_ms=1000 * hop / rate if hop and rate else None,
             dims=problem.test.dims,
@@ -293,7 +370,7 @@ class _Probing:
             classes=spec.classes,
             train_split=train,
             test_split=test,
-            classifier=options.classifier,
+            classifier=self.classifier,
             protocol=options.protocol,
             pool="label grid" if spec.aligned else self.pool,
             labels_per_class=count,
@@ -307,6 +384,8 @@ class _Probing:
             notes=tuple(dict.fromkeys(self.notes[label])),
             step=self.subject.step,
             trained_steps=self.subject.trained,
+            data=self.subject.borrowed,
+            sheets=tuple(self.sheets[label]) if count == self.counts[0] else (),
         )
 
     # --- what is to be known ------------------------------------------------------------------------------------------
@@ -346,11 +425,17 @@ def _check_options(options: ProbeOptions, counts: Sequence[int | None]) -> None:
         raise UsageError(f"--labels-per-class {min(few)}: must be at least 1")
     if len(set(counts)) < len(counts) or not counts:
         raise UsageError("--labels-per-class: give each number once")
-    optimum = find_protocol(options.protocol).is_optimum
-    if not optimum and options.classifier != "linear":
+    protocol = find_protocol(options.protocol)
+    optimum = protocol.is_optimum
+    if not optimum and options.classifier not in (None, *protocol.heads):
+        known = " or ".join(protocol.heads)
         raise UsageError(
-            f"--protocol {options.protocol} is for the linear classifier", "leave out --classifier, or --protocol"
+            f"--protocol {options.protocol} is for the {known} classifier", "leave out --classifier, or --protocol"
         )
+    if options.neighbours < 0:
+        raise UsageError(f"--neighbours {options.neighbours}: must be at least 0")
+    if options.neighbours and options.pool == "none":
+        raise UsageError("--neighbours compares whole items", "leave out --pool none")
     if few and not optimum:
         raise UsageError(f"--protocol {options.protocol} uses all labels", "leave out --labels-per-class")
     if options.draws < 0:

@@ -11,7 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from infomax_cli.card import write_card
 from infomax_cli.core.files import write_text
+from infomax_cli.core.neighbours import Sheet
 from infomax_cli.errors import CheckpointError
 from infomax_cli.runs import Run
 
@@ -19,7 +21,8 @@ from infomax_cli.runs import Run
 @dataclass(frozen=True, kw_only=True)
 class Score:
     """One layer of one source. Accuracies are shares in [0, 1], means over repeats; `deviation` is their sample
-    standard deviation (None for one repeat), `choices` what was chosen in each, `hop` is in samples."""
+    standard deviation (None for one repeat), `choices` what was chosen in each, `hop` is in samples or pixels, `grid`
+    the map's where all items have the same: of images."""
 
     source: str
     layer: str
@@ -36,6 +39,7 @@ class Score:
     accuracies: tuple[float, ...]
     held_out: float | None
     choices: tuple[Mapping[str, float], ...]
+    grid: tuple[int, ...] | None = None
 
     @property
     def choice(self) -> Mapping[str, float]:
@@ -48,7 +52,8 @@ class Score:
 class ProbeResult:
     """One label, read from every layer. `chance` is the accuracy of always naming the commonest training class, `step`
     that of the older checkpoint that was probed, None for the newest; `trained_steps` is how long it was trained, and
-    `draws` how many from its Gaussians stood beside each training item."""
+    `draws` how many from its Gaussians stood beside each training item. `data` names the dataset where it is not the
+    run's own, and `sheets` are the nearest neighbours of some test items, depth by depth, where they were asked for."""
 
     label: str
     aligned: bool
@@ -69,6 +74,8 @@ class ProbeResult:
     step: int | None = None
     trained_steps: int | None = None
     draws: int = 0
+    data: str | None = None
+    sheets: tuple[Sheet, ...] = ()
 
     def of(self, source: str) -> tuple[Score, ...]:
         """The scores of ``trained``, ``random``, ``mfcc`` or ``raw``, by depth."""
@@ -90,12 +97,19 @@ class ProbeResult:
     def series(self) -> str:
         """What tells apart what was probed differently, whatever the step."""
         parts = [self.label, self.classifier, *([] if self.aligned else [self.pool])]
+        parts += [f"on-{self.data}"] if self.data else []
         parts += [self.protocol] if self.protocol != "optimum" else []
         parts += [f"n{self.labels_per_class}"] if self.labels_per_class else []
         parts += [f"draws{self.draws}"] if self.draws else []
         parts += [] if self.all_depths else [f"depth{depth}" for depth in self.depths]
         parts += [f"seed{self.seed}"] if self.seed else []
         return re.sub(r"[^\w.-]+", "_", "-".join(parts))
+
+    def sheet_stem(self, sheet: Sheet) -> str:
+        """The name of the picture of a sheet, which no classifier has to do with."""
+        depth = int(sheet.layer)
+        bare = replace(self, classifier="neighbours", protocol="optimum", labels_per_class=None, draws=0)
+        return replace(bare, depths=(depth,), all_depths=False).stem
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -118,7 +132,7 @@ def summarise(measured: Sequence[Mapping[str, float]], choices: Sequence[Mapping
 
 
 def write_result(run: Run, result: ProbeResult) -> tuple[Path, Path]:
-    """``<run>/probes/<stem>.json`` and ``.png``, and TensorBoard's ``probe/...`` scalars in the run.
+    """``<run>/probes/<stem>.json`` and ``.png``, TensorBoard's ``probe/...`` scalars, and the run's card anew.
 
     Raises `CheckpointError` where they cannot be written.
     """
@@ -130,6 +144,7 @@ def write_result(run: Run, result: ProbeResult) -> tuple[Path, Path]:
         write_text(file, json.dumps({"run": run.name, **result.to_dict()}, indent=2, ensure_ascii=False) + "\n")
         plot_depths(result, picture, run.name)
         _log_to_tensorboard(run, result)
+        write_card(run)
     except OSError as error:
         raise CheckpointError(
             f"cannot write what was found to {file.parent}: {error.strerror or error}",

@@ -52,7 +52,7 @@ class Splits:
 
     def _open(self, label: str, name: str) -> None:
         try:
-            split = self.opened[name] if name in self.opened else self.subject.dataset.split(self.subject.root, name)
+            split = self.opened[name] if name in self.opened else self.subject.split(name)
         except DataError as error:
             if self.subject.data.sizes.get(name):
                 raise

@@ -7,15 +7,16 @@ says so.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from infomax_cli.core.classifiers import PARTS, Fit, parts
+from infomax_cli.core.classifiers import PARTS, Classifier, Fit, parts
 from infomax_cli.core.features import Pool
+from infomax_cli.core.heads import Head, make_head, squash_logits
 from infomax_cli.core.rows import LARGE, Rows, distinct
 from infomax_cli.core.seeds import derive_seed, torch_generator
 from infomax_cli.errors import UsageError
@@ -24,35 +25,51 @@ from infomax_cli.wording import suggest
 
 @dataclass(frozen=True, kw_only=True)
 class AdamTraining:
-    """A linear layer on features as they are, trained by Adam on cross-entropy.
+    """A head on features as they are, trained by Adam on cross-entropy.
 
     A batch is of `batch` items with all of their rows. `order` of the items is drawn anew for each epoch, or as they
-    come. `keep` the last weights, or those best on a sixth of the items, which is held out for it.
+    come. `keep` the last weights, or those best on a sixth of the items, which is held out for it. The rate is
+    multiplied by `factor` after each of the epochs `at`, and rises to itself in a line over the first `warmup` steps.
+    Logits are clipped by a tanh at `clip`, and their mean square is added with weight `penalty`.
     """
 
     lr: float
     epochs: int
     batch: int
+    betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+    weight_decay: float = 0.0
+    at: tuple[int, ...] = ()
+    factor: float = 1.0
+    warmup: int = 0
+    clip: float | None = None
+    penalty: float = 0.0
     init: Literal["default", "xavier"] = "default"
     order: Literal["shuffled", "as it is"] = "shuffled"
     keep: Literal["last", "best"] = "last"
+
+    def rate(self, epoch: int, step: int) -> float:
+        """The learning rate in an epoch, at a step counted from the first epoch on; both from 0."""
+        rising = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        return self.lr * rising * self.factor ** sum(epoch >= end for end in self.at)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
     """`aligned` and `whole` say how the classifier is trained for labels of either kind (None: at its optimum).
 
-    `depth` and `pool` are what is probed where the command line does not say. With `crops` a whole-item label is read
-    from one random crop an item, drawn anew for each epoch. `within_test` fits on that share of the test rows and
-    scores on the others.
+    `heads` are the classifiers that it has, the first where the command line does not say. `depth` and `pool` are what
+    is probed there: with "vectors" the last map of several positions, and all that is made of it. With `crops` a
+    whole-item label is read from one random crop an item, drawn anew for each epoch. `within_test` fits on that share
+    of the test rows and scores on the others.
     """
 
     name: str
     says: str
     aligned: AdamTraining | None = None
     whole: AdamTraining | None = None
-    depth: Literal["all", "last"] = "last"
+    heads: Mapping[Classifier, Head] = field(default_factory=lambda: {"linear": "linear"})
+    depth: Literal["all", "last", "vectors"] = "last"
     pool: Pool = "mean"
     crops: bool = False
     within_test: float | None = None
@@ -61,8 +78,27 @@ class Protocol:
     def is_optimum(self) -> bool:
         return self.aligned is None and self.whole is None and self.within_test is None
 
+    @property
+    def classifier(self) -> Classifier:
+        """Where none is asked for."""
+        return next(iter(self.heads))
+
 
 _PHONES = AdamTraining(lr=1e-4, epochs=20, batch=1, init="xavier", order="as it is")
+_DIM = AdamTraining(lr=1e-4, epochs=150, batch=64, betas=(0.5, 0.999), at=(50, 100), factor=0.1)
+_AMDIM = AdamTraining(
+    lr=2e-4,
+    epochs=120,
+    batch=200,
+    betas=(0.8, 0.999),
+    weight_decay=1e-5,
+    at=(80, 110),
+    factor=0.2,
+    warmup=500,
+    clip=10.0,
+    penalty=1e-3,
+)
+_GIM_VISION = AdamTraining(lr=1e-3, epochs=300, batch=32)
 
 PROTOCOLS: Mapping[str, Protocol] = {
     protocol.name: protocol
@@ -106,6 +142,36 @@ PROTOCOLS: Mapping[str, Protocol] = {
             pool="last",
             within_test=0.1,
         ),
+        Protocol(
+            # Published, it goes on to epoch 1000 at a hundredth of the rate, and the encoder's batch norm is not
+            # frozen.
+            name="dim",
+            says="Hjelm et al. 2019 (DIM): 200 units with dropout and batch norm on the flattened map, on conv, fc and "
+            "Y apart: Adam 1e-4, a tenth after epochs 50 and 100 of 150, batches of 64",
+            aligned=_DIM,
+            whole=_DIM,
+            heads={"mlp": "dim", "linear": "linear"},
+            depth="vectors",
+            pool="flatten",
+        ),
+        Protocol(
+            # Published, the heads are trained on augmented views, and the encoder's batch norm goes on learning, on
+            # test images too; here the encoder is frozen and the features are those of evaluation.
+            name="amdim",
+            says="Bachman et al. 2019 (AMDIM): linear, or mlp with 1024 units: Adam 2e-4, a fifth after epochs 80 and "
+            "110 of 120, batches of 200, logits clipped at 10; features without augmentation",
+            aligned=_AMDIM,
+            whole=_AMDIM,
+            heads={"linear": "linear", "mlp": "amdim"},
+        ),
+        Protocol(
+            # Published, random crops and flips are encoded anew in each epoch.
+            name="gim-vision",
+            says="Löwe et al. 2019, images: the mean over the grid: Adam 1e-3, 300 epochs, batches of 32; features "
+            "without augmentation",
+            aligned=_GIM_VISION,
+            whole=_GIM_VISION,
+        ),
     )
 }
 
@@ -118,20 +184,30 @@ def find_protocol(name: str) -> Protocol:
 
 
 class AdamProbe:
-    """One linear layer in training. Epochs come from outside, so that each may bring crops of its own."""
+    """One head in training. Epochs come from outside, so that each may bring crops of its own."""
 
-    def __init__(self, training: AdamTraining, rows: Rows, *, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, training: AdamTraining, rows: Rows, *, seed: int, device: torch.device, head: Head = "linear"
+    ) -> None:
         self.training, self.seed, self.device = training, seed, device
         self.present, _ = distinct(rows.labels)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed("probe", seed))
-            self.linear = nn.Linear(rows.dims, len(self.present))
+            self.head = make_head(head, rows.dims, len(self.present))
             if training.init == "xavier":
-                nn.init.xavier_normal_(self.linear.weight)
-        self.linear.to(device)
-        self.optimizer = torch.optim.Adam(self.linear.parameters(), lr=training.lr, eps=training.eps)
+                for layer in self.head.modules():
+                    if isinstance(layer, nn.Linear):
+                        nn.init.xavier_normal_(layer.weight)
+        self.head.to(device)
+        self.optimizer = torch.optim.Adam(
+            self.head.parameters(),
+            lr=training.lr,
+            betas=training.betas,
+            eps=training.eps,
+            weight_decay=training.weight_decay,
+        )
         self.best: tuple[float, int, dict[str, Tensor]] = (-1.0, 0, {})
-        self.epochs = 0
+        self.epochs = self.steps = 0
 
     def train_epoch(self, rows: Rows) -> None:
         """Once through the rows, item by item; keeps the weights where they are the best held-out ones so far."""
@@ -140,24 +216,37 @@ class AdamProbe:
         out = out if not out.all() else torch.zeros_like(out)
         learn = rows.where(~out)
         read, y = learn.reader(self.device), torch.searchsorted(self.present, learn.labels).to(self.device)
-        for batch in self._batches(learn.items):
-            self.optimizer.zero_grad()
-            F.cross_entropy(self.linear(read(batch)), y[batch]).backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
+        self.head.train()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed("probe dropout", self.seed, self.epochs))
+            for batch in self._batches(learn.items):
+                self._step(read(batch), y[batch])
         self.epochs += 1
         if out.any():
             held = rows.where(out)
             found = torch.cat([self._predict(part) for part in held.parts()])
             score = float((found == held.labels).double().mean())
             if score > self.best[0]:
-                state = {name: tensor.clone() for name, tensor in self.linear.state_dict().items()}
+                state = {name: tensor.clone() for name, tensor in self.head.state_dict().items()}
                 self.best = (score, self.epochs, state)
+
+    def _step(self, x: Tensor, y: Tensor) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.training.rate(self.epochs, self.steps)
+        logits = self.head(x)
+        loss = F.cross_entropy(squash_logits(logits, self.training.clip), y)
+        if self.training.penalty:
+            loss = loss + self.training.penalty * logits.square().mean()
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.steps += 1
 
     def finish(self) -> Fit:
         score, epoch, state = self.best
         if not state:
             return Fit(self._predict, {"epochs": float(self.epochs)})
-        self.linear.load_state_dict(state)
+        self.head.load_state_dict(state)
         return Fit(self._predict, {"epochs": float(epoch)}, score)
 
     def _batches(self, items: Tensor) -> list[Tensor]:
@@ -172,8 +261,9 @@ class AdamProbe:
         return list(torch.split(batch.argsort(stable=True), batch.bincount().tolist()))
 
     def _predict(self, x: Tensor) -> Tensor:
+        self.head.eval()
         with torch.no_grad():
-            return self.present[self.linear(x.to(self.device)).argmax(1).cpu()]
+            return self.present[self.head(x.to(self.device)).argmax(1).cpu()]
 
 
 def fit_adam(
@@ -182,11 +272,12 @@ def fit_adam(
     *,
     seed: int,
     device: torch.device,
+    head: Head = "linear",
     advance: Callable[[], None] = lambda: None,
 ) -> list[Fit]:
     """A probe for every layer, all trained side by side on the rows that each epoch brings."""
     first = rows_of_epoch(0)
-    probes = [AdamProbe(training, rows, seed=seed, device=device) for rows in first]
+    probes = [AdamProbe(training, rows, seed=seed, device=device, head=head) for rows in first]
     for epoch in range(training.epochs):
         for probe, rows in zip(probes, first if epoch == 0 else rows_of_epoch(epoch), strict=True):
             probe.train_epoch(rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from infomax_cli.core import build
-from infomax_cli.core.api import Dataset, DataSpec, Encoder, derive_seed
-from infomax_cli.core.blocks import module_of
+from infomax_cli.core.api import Dataset, DataSpec, Encoder, Item, MapSpec, Split, derive_seed
+from infomax_cli.core.blocks import describe_blocks, module_of, partition
 from infomax_cli.core.checkpoint import encoder_step, load_checkpoint, load_encoder_weights, restore
 from infomax_cli.errors import UsageError
 from infomax_cli.overrides import apply_overrides, source_of
@@ -24,7 +24,8 @@ from infomax_cli.runs import Run
 @dataclass(frozen=True)
 class Subject:
     """An encoder on its device, and the data that its recipe names, which lies under `root`. `step` is the step of the
-    checkpoint that it comes from, where one was asked for; `trained` the steps that it was trained for, where known."""
+    checkpoint that it comes from, where one was asked for; `trained` the steps that it was trained for, where known.
+    `borrowed` names the dataset where it is another than the run's."""
 
     recipe: Recipe
     root: Path
@@ -34,6 +35,35 @@ class Subject:
     device: torch.device
     step: int | None = None
     trained: int | None = None
+    borrowed: str | None = None
+
+    def maps(self) -> tuple[MapSpec, ...]:
+        """The map of every depth, found by a dry pass. Raises `InfomaxError` where the encoder cannot take the items
+        of this data."""
+        (block,) = describe_blocks(self.encoder, partition(len(self.encoder.stages), "none"), self.data, 1)
+        return block.maps[1:]
+
+    def split(self, name: str) -> Split:
+        """A split whose items evaluation takes: whole, or in time as crops where a seed draws them. Images are never
+        cropped by a seed: they come in the size that the encoder sees."""
+        split = self.dataset.split(self.root, name)
+        return _Unseeded(split) if len(self.data.grid) == 2 else split
+
+
+class _Unseeded:
+    """A split that draws nothing."""
+
+    def __init__(self, split: Split) -> None:
+        self._split = split
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def __getitem__(self, key: tuple[int, int | None]) -> Item:
+        return self._split[key[0], None]
+
+    def item_labels(self, name: str) -> Sequence[int]:
+        return self._split.item_labels(name)
 
 
 def load_subject(
@@ -42,16 +72,20 @@ def load_subject(
     root: Path | None = None,
     step: int | None = None,
     changes: Sequence[str] = (),
+    data: str | None = None,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> Subject:
     """Needs nothing but the run's folder and the data, which may lie under another `root` than the run found it.
 
     The encoder is the newest, or that of an older checkpoint, by its `step`, where `train.keep` kept it. `changes` are
-    overrides of the recipe's data section: where a folder lies now, which of its columns are labels.
+    overrides of the recipe's data section: where a folder lies now, which of its columns are labels. `data` is another
+    dataset in place of the run's; `tell` hears which of its options are kept. Raises `InfomaxError` where the encoder
+    cannot take its items.
     """
-    recipe = changed_data(run, changes) if changes else run.recipe()
+    recipe = changed_data(run, changes, data, tell) if changes or data else run.recipe()
     where = root or Path(recipe.root or data_root())
     dataset = build.build_dataset(recipe)
-    data = dataset.describe(where)
+    spec = dataset.describe(where)
     encoder = build.build_encoder(recipe, device)
     if step is not None:
         restore(module_of(encoder), _checkpoint_of(run, step)["encoder"], run.numbered(step))
@@ -63,19 +97,30 @@ def load_subject(
         state = load_checkpoint(run.last)
         restore(module_of(encoder), state["encoder"], run.last)
         trained = int(state["step"])
-    return Subject(recipe, where, dataset, data, encoder, device, step, trained)
+    subject = Subject(recipe, where, dataset, spec, encoder, device, step, trained, borrowed=data)
+    if data is not None:
+        subject.maps()
+    return subject
 
 
-def changed_data(run: Run, changes: Sequence[str]) -> Recipe:
-    """The run's recipe with its data section changed. Raises `UsageError` where a change is about anything else."""
+def changed_data(
+    run: Run, changes: Sequence[str], data: str | None = None, tell: Callable[[str], None] = lambda text: None
+) -> Recipe:
+    """The run's recipe with its data section changed, or, by the name of a dataset, replaced: as `infomax train --data`
+    does, `tell` hears which options are kept. Raises `UsageError` where a change is about anything else."""
     for change in changes:
         if not change.strip().startswith("data.") or change.partition("=")[0].strip() == "data.name":
             raise UsageError(
                 f"{change}: the encoder is that of {run.path}; only options of its data may change",
-                "for example data.path=/where/they/lie/now",
+                "for example data.path=/where/they/lie/now; another dataset takes `infomax probe --data NAME`",
             )
+    raw = run.recipe().to_dict()
+    if data is not None:
+        raw, kept = build.replace_data(raw, data)
+        keeping = ", ".join(f"{key}={raw['data'][key]}" for key in kept) or "nothing"
+        tell(f"data: {data}, keeping of the run's: {keeping}")
     source = source_of(str(run.recipe_file), changes)
-    return build.resolve(parse(apply_overrides(run.recipe().to_dict(), changes), source))
+    return build.resolve(parse(apply_overrides(raw, changes), source))
 
 
 def _checkpoint_of(run: Run, step: int) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from infomax_cli.core.files import write_atomically
 from infomax_cli.core.logbook import Logbook, Meter
 from infomax_cli.core.pictures import log_batch
 from infomax_cli.core.schedule import rate_factor
+from infomax_cli.core.snapshot import Snapshots
 from infomax_cli.core.stepper import Stepper
 from infomax_cli.core.stopping import leave_stopping_to_the_parent, stop_requested
 from infomax_cli.core.views import EpochBatches, ViewedItem, ViewedSplit, collate, validation_batches
@@ -76,6 +77,7 @@ class Trainer:
         self.cache: BlockCache | None = None  # while training from one
         self.steps_per_epoch = max(1, self._batches(0, 0).per_epoch // self.options.accumulate)
         self.total = self.options.steps or (self.options.epochs or 0) * self.steps_per_epoch
+        self.snapshots = Snapshots(experiment, device, self.options.tsne) if self.options.tsne else None
         self._bad_steps: dict[str, Tensor] = {}
         self._marks: Mapping[str, int] | None = {}
         self._saved: tuple[int, bool] | None = None
@@ -162,8 +164,17 @@ class Trainer:
                 ended = self.step == self.total
                 if ended or self.step % self.options.log_every == 0:
                     self._log(logbook, display)
+                if self.snapshots is not None and self.step % self.snapshots.every == 0:
+                    self._take_snapshot(run, logbook, display)
                 validate_every = self.options.validate_every or self.steps_per_epoch
                 self.awaits_validation = self._holds_out and (ended or self.step % validate_every == 0)
+
+    def _take_snapshot(self, run: Run, logbook: Logbook, display: Display) -> None:
+        assert self.snapshots is not None
+        with logbook.writing():
+            problem = self.snapshots.take(run, self.step, logbook.board)
+        if problem is not None:
+            display.note(problem)
 
     def _may_save_after(self, error: InfomaxError) -> bool:
         """Whether an item that cannot be read, or a batch that cannot be judged, met a state worth keeping."""
@@ -214,7 +225,7 @@ class Trainer:
         for stepper, loss in zip(self._steppers_of(block), (output.total, output.monitored), strict=True):
             if stepper is not None and loss is not None:
                 stepper.backward(loss / self.options.accumulate)
-        self.meter.add(_named("train", block, output.terms | output.watched))
+        self.meter.add(_named("train", block, output.logged))
         outputs: tuple[Tensor, ...] = output.outputs
         return outputs
 
@@ -302,7 +313,7 @@ class Trainer:
             self._seed("validation", number, block)
             with autocast(self.device, self.options.amp):
                 output = block(inputs, batch)
-            meter.add(_named("validation", block, output.terms | output.watched), weight=len(batch.ids))
+            meter.add(_named("validation", block, output.logged), weight=len(batch.ids))
             inputs = output.outputs
 
     def _should_save(self, stopping: Stopping) -> bool:
@@ -361,7 +372,7 @@ class Trainer:
         return self._load(split, self._batches(self.step * accumulate, self.total * accumulate))
 
     def _viewed(self, split: Split) -> ViewedSplit:
-        return ViewedSplit(split, self.experiment.recipe.views)
+        return ViewedSplit(split, self.experiment.views)
 
     def _raw(self, batch: Batch) -> Batch:
         """The first batch of all with its views as they were before any block, for those who look at it."""

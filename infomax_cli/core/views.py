@@ -4,42 +4,30 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from infomax_cli.core.api import Batch, InfomaxError, PluginError, Split, derive_seed, numpy_generator
-from infomax_cli.errors import RecipeError
+from infomax_cli.core.api import (
+    Batch,
+    DataSpec,
+    InfomaxError,
+    PluginError,
+    Split,
+    derive_seed,
+    fit_image,
+    numpy_generator,
+)
+from infomax_cli.core.augment import Steps, make_steps
+from infomax_cli.core.augment_base import medium_of
 from infomax_cli.recipe import ViewOptions
-from infomax_cli.wording import describe_error, suggest
-
-Augmentation = Callable[[Tensor, np.random.Generator], Tensor]
-
-
-def gain(x: Tensor, random: np.random.Generator) -> Tensor:
-    """Louder or softer by up to 6 dB."""
-    return x * 10 ** (random.uniform(-6, 6) / 20)
-
-
-def noise(x: Tensor, random: np.random.Generator) -> Tensor:
-    """White noise at 5 to 30 dB below the signal."""
-    level = x.square().mean().sqrt() * 10 ** (-random.uniform(5, 30) / 20)
-    return x + level * torch.from_numpy(random.standard_normal(tuple(x.shape), dtype=np.float32))
-
-
-def flip(x: Tensor, random: np.random.Generator) -> Tensor:
-    """Mirrored along the last axis, half of the time."""
-    return x.flip(-1) if random.random() < 0.5 else x
-
+from infomax_cli.wording import describe_error
 
 _REPORT = "INFOMAX_DEBUG=1 shows where; tell the authors of the dataset"
-
-AUGMENTATIONS: Mapping[str, Augmentation] = {"gain": gain, "noise": noise, "flip": flip}
 
 
 @dataclass(frozen=True)
@@ -51,28 +39,53 @@ class ViewedItem:
     id: str
 
 
-def check_augmentations(options: ViewOptions) -> None:
-    """Refuse a name that is no augmentation's."""
-    for name in [*_own(options), *options.shared]:
-        if name not in AUGMENTATIONS:
-            raise RecipeError(f"views: there is no augmentation {name!r}", suggest(name, list(AUGMENTATIONS)))
+@dataclass(frozen=True)
+class ViewMaker:
+    """Makes `count` views of a raw item, each of the size that the encoder sees.
 
+    Images are brought to `data.grid` after their augmentations; anything else must keep its shape.
+    """
 
-def _own(options: ViewOptions) -> list[str]:
-    """The augmentations that each view draws for itself."""
-    named = [options.augment] if isinstance(options.augment, str) else options.augment
-    return [name for name in named if name not in options.shared]
+    count: int
+    steps: Steps
+    data: DataSpec
+
+    @classmethod
+    def of(cls, options: ViewOptions, data: DataSpec) -> ViewMaker:
+        """Raises `RecipeError` where the augmentations of resolved `options` are not for such data."""
+        return cls(options.count, make_steps(options, data), data)
+
+    def __call__(self, x: Tensor, seed: int) -> tuple[Tensor, ...]:
+        """The views of ``(C, *grid)``; what is random in them derives from the item's `seed`, view and augmentation."""
+        given = x
+        for step in self.steps.shared:
+            x = step.augment(x, numpy_generator(seed, "shared", *step.key))
+        views = []
+        for number in range(self.count):
+            view = x
+            for step in self.steps.own:
+                view = step.augment(view, numpy_generator(seed, "view", number, *step.key))
+            views.append(self._fitted(view, given))
+        return tuple(views)
+
+    def _fitted(self, view: Tensor, given: Tensor) -> Tensor:
+        if medium_of(self.data) == "images":
+            height, width = self.data.grid
+            return fit_image(view, (height, width))
+        if view.shape != given.shape:
+            raise InfomaxError(
+                f"views: the augmentations make {tuple(view.shape)} of {tuple(given.shape)}: only images may change "
+                "their shape"
+            )
+        return view
 
 
 class ViewedSplit(TorchDataset["ViewedItem | InfomaxError"]):
     """A split whose items, taken by ``(index, seed)``, come as views."""
 
-    def __init__(self, split: Split, options: ViewOptions) -> None:
-        check_augmentations(options)
+    def __init__(self, split: Split, make_views: ViewMaker) -> None:
         self.split = split
-        self.count = options.count
-        self.shared = options.shared
-        self.own = _own(options)
+        self.make_views = make_views
 
     def __len__(self) -> int:
         return len(self.split)
@@ -82,7 +95,7 @@ class ViewedSplit(TorchDataset["ViewedItem | InfomaxError"]):
         index, seed = key
         try:
             item = self.split[index, seed]
-            views = tuple(self._view(item.input, seed, view) for view in range(self.count))
+            views = self.make_views(item.input, seed)
         except InfomaxError as error:
             return error
         except Exception as error:  # a stranger's dataset may raise anything
@@ -90,13 +103,6 @@ class ViewedSplit(TorchDataset["ViewedItem | InfomaxError"]):
             told.add_note(traceback.format_exc())  # what INFOMAX_DEBUG shows; a traceback itself cannot be handed over
             return told
         return ViewedItem(views, item.labels, item.id)
-
-    def _view(self, x: Tensor, seed: int, view: int) -> Tensor:
-        for name in self.shared:
-            x = AUGMENTATIONS[name](x, numpy_generator(seed, "shared", name))
-        for name in self.own:
-            x = AUGMENTATIONS[name](x, numpy_generator(seed, "view", view, name))
-        return x
 
 
 def collate(items: Sequence[ViewedItem | InfomaxError]) -> Batch | InfomaxError:

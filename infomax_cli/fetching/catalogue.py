@@ -340,46 +340,119 @@ STL10 = _single(
 )
 
 
-def _fashion(name: str, size: int, sha256: str) -> RemoteFile:
-    return _archive(
-        f"https://storage.googleapis.com/tensorflow/tf-keras-datasets/{name}",
-        size,
-        sha256,
-        f"http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/{name}",
-    )
+def _idx(folder: str, bases: tuple[str, ...], files: tuple[tuple[str, int, str], ...]) -> Subset:
+    """Pictures and classes of MNIST's kind; all of them unpack to the same size."""
+    return Subset(
+        folder=folder,
+        files=tuple(_archive(f"{bases[0]}/{name}", size, sha256, *(f"{base}/{name}" for base in bases[1:]))
+                    for name, size, sha256 in files),
+        unpacked=54_950_048,
+    )  # fmt: skip
 
+
+MNIST = _single(
+    "mnist",
+    "70,000 handwritten digits, grey, 28 by 28 (LeCun et al. 1998)",
+    "http://yann.lecun.com/exdb/mnist",
+    _idx(
+        "MNIST/raw",
+        ("https://storage.googleapis.com/cvdf-datasets/mnist", "https://ossci-datasets.s3.amazonaws.com/mnist"),
+        (
+            (
+                "train-images-idx3-ubyte.gz",
+                9912422,
+                "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+            ),
+            (
+                "train-labels-idx1-ubyte.gz",
+                28881,
+                "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+            ),
+            (
+                "t10k-images-idx3-ubyte.gz",
+                1648877,
+                "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+            ),
+            ("t10k-labels-idx1-ubyte.gz", 4542, "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
+        ),
+    ),
+)
 
 FASHION_MNIST = _single(
     "fashion-mnist",
     "70,000 grey pictures of clothes, 28 by 28, ten classes (Xiao et al. 2017)",
     "https://github.com/zalandoresearch/fashion-mnist",
-    Subset(
-        folder="FashionMNIST/raw",
-        files=(
-            _fashion(
+    _idx(
+        "FashionMNIST/raw",
+        (
+            "https://storage.googleapis.com/tensorflow/tf-keras-datasets",
+            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
+        ),
+        (
+            (
                 "train-images-idx3-ubyte.gz",
                 26421880,
                 "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
             ),
-            _fashion(
+            (
                 "train-labels-idx1-ubyte.gz",
                 29515,
                 "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
             ),
-            _fashion(
+            (
                 "t10k-images-idx3-ubyte.gz",
                 4422102,
                 "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
             ),
-            _fashion(
-                "t10k-labels-idx1-ubyte.gz", 5148, "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"
+            ("t10k-labels-idx1-ubyte.gz", 5148, "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
+        ),
+    ),
+)
+
+SVHN = _single(
+    "svhn",
+    "99,289 house numbers photographed from the street, 32 by 32, ten digits (Netzer et al. 2011)",
+    "http://ufldl.stanford.edu/housenumbers",
+    Subset(
+        folder="SVHN",
+        files=(
+            _archive(
+                "http://ufldl.stanford.edu/housenumbers/train_32x32.mat",
+                182040794,
+                "435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8",
+            ),
+            _archive(
+                "http://ufldl.stanford.edu/housenumbers/test_32x32.mat",
+                64275384,
+                "cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b",
             ),
         ),
-        unpacked=54_950_048,
+        unpacked=182040794 + 64275384,
     ),
 )
 
 CATALOGUE: Mapping[str, Entry] = {
     entry.name: entry
-    for entry in (LIBRISPEECH, LABELS, SPEECH_COMMANDS, LJSPEECH, VCTK, CIFAR10, CIFAR100, STL10, FASHION_MNIST)
+    for entry in (
+        *(LIBRISPEECH, LABELS, SPEECH_COMMANDS, LJSPEECH, VCTK),
+        *(CIFAR10, CIFAR100, STL10, SVHN, MNIST, FASHION_MNIST),
+    )
 }
+
+EMBEDDED: Mapping[str, str] = {
+    "syllables": "spoken syllables by synthetic voices, made in seconds",
+    "digits": "1,797 handwritten digits, 8 by 8",
+}
+"""Datasets that come with infomax: they need no download, and run right now."""
+
+NOT_FOR_DOWNLOAD: Mapping[str, str] = {
+    "folder": "your own recordings; data.path= names them",
+    "imagefolder": "your own images; data.path= names them",
+    "deboer": "not public: its authors may give it",
+}
+"""Datasets of files that only the user can have."""
+
+
+def entry_of(dataset: str) -> Entry | None:
+    """What is to be downloaded for the dataset of this name, if anything."""
+    return CATALOGUE.get(dataset) or CATALOGUE.get(dataset.replace("_", "-"))

@@ -8,7 +8,7 @@ from typing import Any
 
 from infomax_cli import registry
 from infomax_cli.errors import RecipeError
-from infomax_cli.fetching.catalogue import CATALOGUE, Entry
+from infomax_cli.fetching.catalogue import CATALOGUE, EMBEDDED, NOT_FOR_DOWNLOAD, Entry, entry_of
 from infomax_cli.fetching.plan import Task
 from infomax_cli.fetching.store import look
 from infomax_cli.paths import root_option
@@ -47,6 +47,40 @@ def list_foreign() -> list[dict[str, Any]]:
     ]
 
 
+def list_datasets(root: Path) -> list[dict[str, Any]]:
+    """Every dataset that is installed, and whether its files are under `root`, without importing any.
+
+    `state` is embedded, here, not here, own (files of the user's) or unknown (only the plugin can tell).
+    """
+    rows = []
+    for plugin in registry.available("datasets"):
+        if plugin.status == "off":
+            continue
+        name = plugin.name if plugin.status in ("built-in", "plugin") else plugin.qualified
+        told = _tell_builtin(plugin.name, root) if plugin.builtin else {"state": "unknown", "about": "", "get": None}
+        rows.append({"dataset": name, "from": plugin.distribution, **told})
+    return rows
+
+
+def _tell_builtin(name: str, root: Path) -> dict[str, Any]:
+    if name in EMBEDDED:
+        return {"state": "embedded", "about": EMBEDDED[name], "get": None}
+    entry = entry_of(name)
+    if entry is None:
+        known = name in NOT_FOR_DOWNLOAD
+        return {"state": "own" if known else "unknown", "about": NOT_FOR_DOWNLOAD.get(name, ""), "get": None}
+    states = {subset_name: look(root / subset.folder, subset).state for subset_name, subset in entry.subsets.items()}
+    here = {subset_name: state for subset_name, state in states.items() if state != "absent"}
+    wanted = sum(subset.size or 0 for subset in entry.choose(()).values())
+    return {
+        "state": "here" if here else "not here",
+        "subsets": here,
+        "about": entry.about,
+        "get": None if here else entry.command(root),
+        "size": wanted or None,
+    }
+
+
 def describe_plan(tasks: Sequence[Task]) -> list[dict[str, Any]]:
     return [
         {
@@ -80,6 +114,6 @@ def _recipes_for(dataset: str) -> list[str]:
             data = read_recipe(recipe.path).get("data")
         except RecipeError:
             continue
-        if (data.get("name") if isinstance(data, dict) else data) == dataset:
+        if (data.get("name") if isinstance(data, dict) else data) == dataset.replace("-", "_"):  # as plugins are called
             found.append(recipe.name)
     return found

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from infomax_cli.core.api import Axis, Features, Gaussian, LabelSpec, pool_to_labels, stop_gradient
+from infomax_cli.core.api import (
+    Axis,
+    Features,
+    Gaussian,
+    LabelSpec,
+    derive_seed,
+    order_by_seed,
+    pool_to_labels,
+    stop_gradient,
+)
 
 PHONES = LabelSpec(classes=41, hop=160, offset=200.0)
 
@@ -88,3 +97,9 @@ def test_stop_gradient_cuts_every_tensor_of_features_and_keeps_its_value() -> No
     assert not any(tensor.requires_grad for tensor in tensors)
     assert [tensor[0, 0, 0].item() for tensor in tensors] == [1, 2, 2, 3, 4, 5]
     assert stop_gradient(Features((leaf,), leaf)).context is None
+
+
+def test_names_are_ordered_by_their_seeds() -> None:
+    names = [f"{number}-ü" for number in range(50)]
+    assert order_by_seed(names, 3, "test") == sorted(names, key=lambda name: derive_seed(3, "test", ascii(name)))
+    assert order_by_seed(["\udcff", "a"], 1) == sorted(["\udcff", "a"], key=lambda name: derive_seed(1, ascii(name)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,13 @@ import torch
 from torch import nn
 
 import tiny
-from infomax_cli.core.build import build_encoder
+from infomax_cli.core.build import build_encoder, resolve
+from infomax_cli.dialect import parse_yaml
 from infomax_cli.errors import DoesNotFit, PluginError, RecipeError
+from infomax_cli.overrides import apply_overrides
+from infomax_cli.recipe import parse
+from infomax_plugins.encoders._spectrogram import Spectrogram
+from infomax_plugins.encoders.amdim_resnet import AMDIMResNet
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -94,3 +100,14 @@ def test_a_stranger_s_encoder_that_breaks_its_contract_is_named(monkeypatch: pyt
 def test_the_encoder_is_built_without_its_data() -> None:
     encoder = build_encoder(tiny.experiment().recipe, torch.device("cpu"))
     assert len(encoder.stages) == 6
+
+
+def test_options_of_a_kind_of_their_own_survive_a_run_s_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spectrogram's options are an object once they are checked, and plain data again in the recipe of a run."""
+    options = {"name": "amdim_resnet", "ndf": 2, "n_rkhs": 8, "depth": 1, "spectrogram": {"hop": 80}}
+    tiny.plant(monkeypatch, amdim_resnet=AMDIMResNet)
+    raw = apply_overrides(parse_yaml(tiny.RECIPE, "tiny"), [f"encoder={json.dumps(options)}"])
+    written = resolve(parse(raw, "tiny")).to_dict()
+    assert written["encoder"]["spectrogram"] == {"window": 400, "hop": 80, "rate": 16000, "floor": 1e-8}
+    encoder: Any = build_encoder(parse(written, "run"), torch.device("cpu"))
+    assert encoder.input.options == Spectrogram(hop=80)

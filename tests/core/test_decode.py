@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
 
+import tiny
 from infomax_cli.core.blocks import module_of
 from infomax_cli.core.decode import DecodeOptions, Decoding
-from infomax_cli.core.subject import Subject
+from infomax_cli.core.subject import Subject, load_subject
 from infomax_cli.core.watcher import Nobody
 from infomax_cli.errors import UsageError
 from infomax_cli.runs import Run
@@ -66,10 +69,27 @@ def test_the_same_seed_makes_the_same_decoder_whatever_other_depths_there_are(su
     torch.testing.assert_close(beside.state_dict(), alone.state_dict(), rtol=0, atol=0)
 
 
+def test_decoders_learn_from_draws_and_are_asked_with_means(here: Path) -> None:
+    variational = ("encoder.variational=[1]", "cut=[1]", "loss=[{name: infonce, steps: 3, negatives: 4}, {name: kl}]")
+    _, run = tiny.train(here, *variational, "train.steps=2", "encoder.norm=batch")
+    subject = load_subject(run, tiny.CPU)
+    gaussian = cast(Any, subject.encoder.stages[1])
+    with torch.no_grad():  # a posterior as wide as the standard normal
+        for name, parameter in gaussian.named_parameters():
+            if "logvar" in name:
+                parameter.zero_()
+    decoding = trained(subject, run, [1])
+    x = next(decoding.crops(decoding.split("test"), "any", 1))
+    assert torch.equal(decoding.latents(1, x), decoding.latents(1, x))
+    means = decoding.latents(1, x)[0].std(1)
+    assert (decoding.decoders[1].deviation > 0.9).all()
+    assert not (means > 0.9).all()
+
+
 def test_units_are_standardised_over_training_crops(subject: Subject, run: Run) -> None:
     decoder = trained(subject, run, [3]).decoders[3]
     split = subject.dataset.split(subject.root, "train")
-    maps = Decoding(subject, [3], OPTIONS).source.maps
+    maps = Decoding(subject, [3], OPTIONS).drawn.maps  # draws: two stages of this run are Gaussians
     frames = torch.cat([maps(split[i, i].input.unsqueeze(0))[0][0] for i in range(len(split))], dim=1)
     torch.testing.assert_close(decoder.mean, frames.mean(1), atol=0.2 * float(frames.std()), rtol=0.2)
 

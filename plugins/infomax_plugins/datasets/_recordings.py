@@ -6,26 +6,45 @@ import logging
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
+from typing import NamedTuple
 
-from infomax_cli.core.api import AudioInfo, DataError, IndexCache, audio_info, derive_seed
+import numpy as np
 
-MISSING_HINT = (
+from infomax_cli.core.api import DataError, IndexCache, audio_info, order_by_seed
+
+MISSING_HINT = (  # the end of every hint about data that is not there
     "Say where the data is with --root, data.root= or INFOMAX_DATA; `--data syllables` needs none and runs right now."
 )
+_NO_TAGS: Mapping[str, str] = {}
 _SHOWN = 5  # files named in one message
 _log = logging.getLogger("infomax")
 
 
-@dataclass(frozen=True, slots=True)
-class Recording:
-    """A file that was found, and what it is known by: `tags` are its whole-item labels, as text."""
+class Recording(NamedTuple):
+    """A file that was found, and what it is known by: `tags` are its whole-item labels, as text. A tuple, for there may
+    be 100,000."""
 
     id: str
     path: str
-    tags: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = _NO_TAGS
+    line: int = 0  # of the manifest; 0 where none lists it
     frames: int = 0  # at the dataset's rate; 0 until its header has been read
+    rate: int = 0  # the file's own
+
+    def blame(self, where: str, problem: str) -> str:
+        """A problem of this file, for a message: with its line in the manifest `where`."""
+        return f"{where}, line {self.line}: {problem}" if self.line else problem
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Recordings whose headers have been read, and why the others are left out, by what they are called."""
+
+    good: list[Recording]
+    left_out: Mapping[str, str]
 
 
 def walk(folder: Path, suffixes: Collection[str]) -> list[str]:
@@ -53,27 +72,34 @@ def _refuse(error: OSError) -> None:
     raise DataError(f"cannot list {error.filename}: {error.strerror}") from error
 
 
-def measure(recordings: Sequence[Recording], rate: int, max_corrupt: float, where: str) -> list[Recording]:
+def measure(recordings: Sequence[Recording], rate: int, max_corrupt: float, where: str) -> Measured:
     """The recordings with their lengths, from the files' headers; those that have none are named and left out.
 
     Headers are read once: they are cached under the paths, sizes and times of the files. Raises `DataError` when more
     than the share `max_corrupt` is corrupt (`allowed`).
     """
-    headers = _headers([recording.path for recording in recordings])
     good: list[Recording] = []
-    corrupt: list[str] = []
+    left_out: dict[str, str] = {}
+    headers = _headers([recording.path for recording in recordings])
     for recording, header in zip(recordings, headers, strict=True):
-        if isinstance(header, AudioInfo):
-            good.append(replace(recording, frames=header.frames_at(rate)))
+        name, path, tags, line, *_ = recording
+        if isinstance(header, str):
+            left_out[name] = recording.blame(where, header)
         else:
-            corrupt.append(header)
-    if corrupt:
-        named = listed(corrupt)
-        count = f"{len(corrupt)} of {len(recordings)} recordings in {where} cannot be used"
-        if len(corrupt) > allowed(max_corrupt, len(recordings)):
-            raise DataError(f"{count}: {named}", corrupt_hint(max_corrupt))
-        _log.warning("%s and are left out: %s", count, named)
-    return good
+            frames, own, _ = header
+            good.append(Recording(name, path, tags, line, -(-frames * rate // own), own))
+    tell_left_out(left_out, len(recordings), max_corrupt, f"recordings in {where} cannot be used")
+    return Measured(good, left_out)
+
+
+def tell_left_out(left_out: Mapping[str, str], count: int, max_corrupt: float, what: str) -> None:
+    """Name what cannot be used of `count`; raises `DataError` where it is too much (`allowed`)."""
+    if not left_out:
+        return
+    named, number = listed(list(left_out.values())), f"{len(left_out)} of {count} {what}"
+    if len(left_out) > allowed(max_corrupt, count):
+        raise DataError(f"{number}: {named}", corrupt_hint(max_corrupt))
+    _log.warning("%s and are left out: %s", number, named)
 
 
 def listed(what: Sequence[str]) -> str:
@@ -87,21 +113,30 @@ def allowed(share: float, count: int) -> int:
 
 
 def corrupt_hint(share: float) -> str:
-    return f"Copy or download the data again, or allow more than a share of {share:g} to be corrupt: data.max_corrupt="
+    return (
+        f"Copy or download the data again, or allow more than a share of {share:g} to be corrupt: data.max_corrupt=0.9 "
+        "(with it `infomax data NAME --check` names all that is wrong)."
+    )
 
 
-def _headers(paths: Sequence[str]) -> list[AudioInfo | str]:
-    """The header of each file, or why it has none."""
+def _headers(paths: Sequence[str]) -> list[list[int] | str]:
+    """(frames, rate, channels) of each file, or why it has none."""
     if len(paths) > 1000:
         _log.info("reading the headers of %d files, unless this has been done before", len(paths))
-    cache = IndexCache("headers", ["1", [(path, *_stamp(path)) for path in paths]])
-    rows: list[list[int] | str] = cache.get(lambda: [_header(path) for path in paths])
+    rows: list[list[int] | str] = index_cache("headers", paths).get(lambda: [_header(path) for path in paths])
     # What failed is tried again: the reason may have been the disk or the rights, which no stamp tells.
-    rows = [_header(path) if isinstance(row, str) else row for path, row in zip(paths, rows, strict=True)]
-    return [row if isinstance(row, str) else AudioInfo(*row) for row in rows]
+    return [_header(path) if isinstance(row, str) else row for path, row in zip(paths, rows, strict=True)]
 
 
-def _stamp(path: str) -> tuple[int, int]:
+def index_cache(kind: str, paths: Sequence[str]) -> IndexCache:
+    """For what is read out of these files: valid while their paths, sizes and times stay the same."""
+    known = blake2b("\0".join(paths).encode(errors="surrogateescape"))
+    known.update(np.array([stamp(path) for path in paths], dtype=np.int64).tobytes())
+    return IndexCache(kind, ["2", known.hexdigest()])
+
+
+def stamp(path: str) -> tuple[int, int]:
+    """What changes when a file does: its size and its time."""
     try:
         status = os.stat(path)  # noqa: PTH116 - once for each of 28,539 files
     except OSError:
@@ -122,7 +157,7 @@ def draw(names: Iterable[str], fraction: float, *seed: int | str) -> set[str]:
 
     Names are ranked by a hash of seed and name, so that a name more or less hardly changes the others' fate.
     """
-    ranked = sorted(names, key=lambda name: derive_seed(*seed, ascii(name)))  # a file's name need not be UTF-8
+    ranked = order_by_seed(names, *seed)
     if fraction <= 0 or len(ranked) < 2:
         return set()
     return set(ranked[: min(max(1, round(fraction * len(ranked))), len(ranked) - 1)])

@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,27 +25,33 @@ from infomax_cli.core.api import (
     DataSpec,
     Item,
     LabelSpec,
+    SplitFacts,
     UsageError,
     numpy_generator,
     read_audio,
 )
-from infomax_plugins.datasets._alignment import HOP, WINDOW, Alignment, Labels, cut
+from infomax_plugins.datasets._alignment import HOP, WINDOW, Alignment, Labels, cut, label_count
 from infomax_plugins.datasets._recordings import Recording, allowed, corrupt_hint, hold_out, natural_order
 
 Mode = Literal["random", "first", "chunks"]
 
+SEEN = 0.1  # share of the recordings of training speakers held out for probing speakers
 _ATTEMPTS = 100  # items tried in place of one that cannot be decoded
 _log = logging.getLogger("infomax")
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The recordings of each split; where one is empty, `why` says so. `labels` are the names of whole-item labels."""
+    """The recordings of each split; where one is empty, `why` says so. `labels` are the names of whole-item labels.
+
+    `left_out` says what was found and cannot be used, and why.
+    """
 
     splits: Mapping[str, Sequence[Recording]]
     why: Mapping[str, str]
     labels: Sequence[str]
     aligned: Mapping[str, Alignment] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def recordings(self) -> Iterator[Recording]:
@@ -69,6 +78,14 @@ class Crops:
             return 1
         assert self.crop is not None
         return 1 + max(0, recording.frames - self.crop) // self.step
+
+    def lengths(self, recording: Recording) -> Iterator[int]:
+        """The samples that each item of a recording has of it, padding left out."""
+        if self.mode != "chunks":
+            yield recording.frames
+            return
+        for chunk in range(self.items(recording)):
+            yield min(self.crop or 0, recording.frames - chunk * self.step)
 
     def start(self, frames: int, *seed: int) -> int:
         """Where a crop starts: a random one at any multiple of 160 from which it fits."""
@@ -145,10 +162,15 @@ class SpeechDataset(ABC):
             max_corrupt=self.max_corrupt,
         )
 
+    def left_out(self, root: Path) -> Mapping[str, str]:
+        """See `Dataset`."""
+        return self._corpus(root).left_out
+
     def _corpus(self, root: Path) -> Corpus:
         root = root.expanduser().absolute()
         if root not in self._found:
-            self._found[root] = self.read_corpus(root)
+            with collector_paused():
+                self._found[root] = self.read_corpus(root)
         return self._found[root]
 
     def _refuse_empty(self, corpus: Corpus, name: str) -> None:
@@ -189,6 +211,18 @@ class SpeechDataset(ABC):
         )
 
 
+@contextlib.contextmanager
+def collector_paused() -> Iterator[None]:
+    """While 100,000 recordings are made, none of which is garbage: looking for it takes a third of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
 def _values(corpus: Corpus, label: str) -> tuple[str, ...]:
     """The values of a whole-item label in all splits, so that a class has the same number in each."""
     found = {recording.tags[label] for recording in corpus.recordings if label in recording.tags}
@@ -224,7 +258,8 @@ class SpeechSplit:
         here = {recording.id for recording in recordings}
         self._aligned = {label: {i: v for i, v in values.items() if i in here} for label, values in aligned.items()}
         self._max_corrupt = max_corrupt
-        self._corrupt: set[str] = set()
+        # in memory that loader processes share, so that what one of them finds corrupt counts for all
+        self._corrupt: Tensor = torch.zeros(len(recordings), dtype=torch.bool).share_memory_()  # type: ignore[no-untyped-call]
         # the recording of item i is the first whose items end beyond i
         self._ends = np.cumsum([crops.items(recording) for recording in recordings])
 
@@ -261,9 +296,23 @@ class SpeechSplit:
     def _label(self, recording: Recording, name: str) -> int:
         return self._classes[name].get(recording.tags.get(name, ""), -1)
 
+    def facts(self) -> SplitFacts:
+        """See `Split`."""
+        counts = {}
+        for label, values in self._aligned.items():
+            known = [values[r.id][: label_count(r.frames)] for r in self._recordings if r.id in values]
+            flat = np.concatenate(known) if known else np.empty(0, dtype=np.int16)
+            counts[label] = np.bincount(flat[flat >= 0]).tolist()
+        lengths = [length for recording in self._recordings for length in self._crops.lengths(recording)]
+        return SplitFacts(lengths, Counter(recording.rate for recording in self._recordings), counts)
+
+    def _place(self, index: int) -> int:
+        """Which of the recordings an item is of."""
+        return int(np.searchsorted(self._ends, index, side="right"))
+
     def _locate(self, index: int) -> tuple[Recording, int]:
         """The recording of an item, and which of its chunks the item is."""
-        which = int(np.searchsorted(self._ends, index, side="right"))
+        which = self._place(index)
         recording = self._recordings[which]
         return recording, index - int(self._ends[which]) + self._crops.items(recording)
 
@@ -284,14 +333,14 @@ class SpeechSplit:
         return Item(audio, labels, f"{recording.id}#{chunk}" if crops.mode == "chunks" else recording.id)
 
     def _note(self, index: int, error: DataError, consequence: str) -> None:
-        path = self._locate(index)[0].path
-        if path in self._corrupt:
+        place = self._place(index)
+        if self._corrupt[place]:
             return
-        self._corrupt.add(path)
-        if len(self._corrupt) > allowed(self._max_corrupt, len(self._recordings)):
+        self._corrupt[place] = True
+        count = int(self._corrupt.sum())
+        if count > allowed(self._max_corrupt, len(self._recordings)):
             raise DataError(
-                f"{len(self._corrupt)} of {len(self._recordings)} recordings turned out to be corrupt, lastly: "
-                f"{error.message}",
+                f"{count} of {len(self._recordings)} recordings turned out to be corrupt, lastly: {error.message}",
                 corrupt_hint(self._max_corrupt),
             ) from error
         _log.warning("%s; %s", error.message, consequence)

@@ -64,23 +64,27 @@ class DeBoer(SpeechDataset):
 
     def download(self, root: Path) -> None:
         raise DataError(
-            "the corpus of de Boer is not public, so there is nothing to download",
-            f"Ask its authors; put it at {root / _FOLDERS[self.unit]}. {MISSING_HINT}",
+            "the corpus of de Boer is not public, so there is nothing to download", self._missing_hint(root)
         )
+
+    def _missing_hint(self, root: Path) -> str:
+        where = f"put it at {root / _FOLDERS[self.unit]}, or name the folder of train and test with data.path="
+        return f"No command gets it, for it is not public: ask its authors, and {where}. {MISSING_HINT}"
 
     def read_corpus(self, root: Path) -> Corpus:
         folder = root / Path(self.path or _FOLDERS[self.unit]).expanduser()
-        splits = {name: self._recordings(folder / name, name) for name in ("train", "test")}
-        found = measure([r for split in splits.values() for r in split], 16000, self.max_corrupt, str(folder))
-        good = {recording.id: recording for recording in found}
+        splits = {name: self._recordings(root, folder / name, name) for name in ("train", "test")}
+        measured = measure([r for split in splits.values() for r in split], 16000, self.max_corrupt, str(folder))
+        good = {recording.id: recording for recording in measured.good}
         kept = {name: [good[r.id] for r in split if r.id in good] for name, split in splits.items()}
         why: dict[str, str] = {}
         self.set_aside_validation(kept, why)
-        return Corpus(kept, why, labels=["word"] if self.unit == "word" else ["syllable", "vowel"])
+        labels = ["word"] if self.unit == "word" else ["syllable", "vowel"]
+        return Corpus(kept, why, labels=labels, left_out=measured.left_out)
 
-    def _recordings(self, folder: Path, split: str) -> list[Recording]:
+    def _recordings(self, root: Path, folder: Path, split: str) -> list[Recording]:
         if not folder.is_dir():
-            raise DataError(f"deboer: there is no folder {folder}", f"Name its parent with data.path=. {MISSING_HINT}")
+            raise DataError(f"deboer: there is no folder {folder}", self._missing_hint(root))
         paths = walk(folder, (".wav",))
         tagged = {path: tags for path in paths if (tags := _tags(Path(path).stem, self.unit)) is not None}
         if not tagged:

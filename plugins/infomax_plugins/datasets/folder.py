@@ -1,21 +1,25 @@
-"""Anyone's recordings: a folder of audio files, or a CSV or JSONL manifest that lists them."""
+"""Anyone's recordings: a folder of audio files, or a CSV, TSV or JSONL manifest that lists them."""
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from infomax_cli.core.api import DataError, UsageError
-from infomax_plugins.datasets._recordings import MISSING_HINT, Recording, hold_out, measure, walk
-from infomax_plugins.datasets._speech import Corpus, Mode, SpeechDataset
+from infomax_plugins.datasets._alignment import Alignment, fit_alignment, read_alignment
+from infomax_plugins.datasets._intervals import find_beside, read_intervals
+from infomax_plugins.datasets._manifest import Manifest, read_manifest
+from infomax_plugins.datasets._recordings import MISSING_HINT, Recording, draw, hold_out, measure, walk
+from infomax_plugins.datasets._speech import SEEN, Corpus, Mode, SpeechDataset
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
-_TABLES = {".csv": ",", ".tsv": "\t"}
-_MANIFESTS = (*_TABLES, ".jsonl")
+
+Aligned = Literal["none", "frames", "textgrid", "phn"]
+SplitBy = Literal["auto", "column", "fraction", "speaker"]
 _log = logging.getLogger("infomax")
 
 
@@ -23,19 +27,29 @@ class Folder(SpeechDataset):
     """Audio files of any rate and any number of channels, mixed to mono, with labels or without.
 
     path: a folder, searched with all its subfolders for wav, flac, ogg and mp3; or a manifest: CSV (or TSV) with a
-        header, or JSONL, with the column `path` (relative to the manifest's folder). Its column `split`, where it has
-        one, says which split a recording is in (train, test, validation, or any other name); a row without a value
-        there is left out. Relative paths are looked for under the root first, then in the working folder.
+        header, or JSONL, with the column `path` (relative to the manifest's folder) and, if it likes, `id` (else the
+        path is the id). Relative paths are looked for under the root first, then in the working folder.
     labels: columns of the manifest that become whole-item labels; their values, sorted, are the classes, and a row
         without a value has -1. None by default: a column of transcripts would make as many classes as rows.
     label_from: `parent` makes a label of the name of the folder that a file lies in (-1 where that is `path` itself);
         `label_name` is the label's name.
+    split_by: `column`: the column `split_column` of the manifest names the split (train, test, validation, or any other
+        name), and a row without a value there is left out. `fraction`: drawn by the seed, of each class of the first
+        label, else of all. `speaker`: drawn among the speakers, none of whom is then in two of train, validation and
+        test; where they are a label too, a tenth of the training speakers' recordings is held out as the split `seen`,
+        to probe them on. `auto`: by the column where it is there, else by fraction.
+    speaker: the column, or the label made of folders' names, that says who speaks.
+    aligned: labels aligned to the sound, one every 160 samples. `frames`: one file for all, `aligned_path`, in the
+        format of van den Oord et al. (`<id> <class> <class> ...`, every 10 ms, by the id or the file's name without its
+        ending). `textgrid`, or TIMIT's `phn`: a file for each recording, of its name, beside it; or at its place in the
+        folder `aligned_path`; or where the manifest's column `aligned` says. `aligned_name` is the label's name.
+    tiers: the interval tiers of the TextGrids that become labels, under their own names; null: all.
     rate: what is resampled to, in samples a second.
     crop: samples of a training item at that rate; null: whole files, padded to the longest.
     mode: `random` crops, one a file, that start at a multiple of 160 samples; the `first` one of each; or `chunks`, all
         consecutive ones that do not overlap.
-    test_fraction: drawn by the seed, of each class of the first label, else of all, unless a manifest says the split.
-    validation_fraction: of the training files, drawn by the seed, unless the manifest names a split `validation`.
+    test_fraction: of the files, or of the speakers.
+    validation_fraction: likewise, unless the manifest names a split `validation`.
     max_corrupt: the share of files that may be corrupt or missing and are left out (but at least one, unless it is 0).
     """
 
@@ -48,6 +62,13 @@ class Folder(SpeechDataset):
         labels: list[str] | None = None,
         label_from: Literal["none", "parent"] = "none",
         label_name: str = "class",
+        split_by: SplitBy = "auto",
+        split_column: str = "split",
+        speaker: str = "speaker",
+        aligned: Aligned = "none",
+        aligned_path: str | None = None,
+        aligned_name: str = "phone",
+        tiers: list[str] | None = None,
         rate: int = 16000,
         crop: int | None = 20480,
         mode: Mode = "random",
@@ -65,118 +86,209 @@ class Folder(SpeechDataset):
             split_seed=split_seed,
             max_corrupt=max_corrupt,
         )
+        if aligned == "frames" and (aligned_path is None or rate != 16000):
+            raise UsageError("folder: aligned frames are one file, aligned_path, of labels every 10 ms at rate 16000")
+        if tiers is not None and aligned != "textgrid":
+            raise UsageError("folder: tiers are those of TextGrids", "use aligned=textgrid, or leave out tiers")
         self.path = path
         self.columns = list(labels or ())
         self.label_names = [*self.columns, *([label_name] if label_from == "parent" else [])]
         self.label_from_parent = label_from == "parent"
-        if len(set(self.label_names)) < len(self.label_names):
-            raise UsageError(f"folder: a label is named twice: {', '.join(self.label_names)}")
+        self.split_by, self.split_column, self.speaker = split_by, split_column, speaker
+        self.aligned, self.aligned_path, self.aligned_name, self.tiers = aligned, aligned_path, aligned_name, tiers
+        named = [*self.label_names, *(tiers or ([aligned_name] if aligned in ("frames", "phn") else []))]
+        if len(set(named)) < len(named):
+            raise UsageError(f"folder: a label is named twice: {', '.join(named)}")
+
+    @property
+    def probe_splits(self) -> Mapping[str, tuple[str, str]]:
+        """Labels that are not probed from `train` to `test`, since no speaker is in both."""
+        return {self.speaker: ("train", "seen")} if self._holds_out_seen else {}
+
+    @property
+    def _holds_out_seen(self) -> bool:
+        return self.split_by == "speaker" and self.speaker in self.label_names
 
     def download(self, root: Path) -> None:
         raise DataError("folder has nothing to download: it reads your own recordings", "Name them with data.path=.")
 
     def read_corpus(self, root: Path) -> Corpus:
-        where = self._locate(root)
-        splits = self._read_folder(where) if where.is_dir() else self._read_manifest(where)
-        found = measure([r for split in splits.values() for r in split], self.crops.rate, self.max_corrupt, str(where))
-        if not found:
+        where = self._locate(root, self.path, "data.path=")
+        listing = _Listing(self._list_folder(where)) if where.is_dir() else self._read_manifest(read_manifest(where))
+        measured = measure(listing.recordings, self.crops.rate, self.max_corrupt, str(where))
+        if not measured.good:
             raise DataError(f"there is no audio in {where} that can be read", f"Known are {', '.join(SUFFIXES)}.")
-        good = {recording.id: recording for recording in found}
-        splits = {name: [good[r.id] for r in split if r.id in good] for name, split in splits.items()}
-        why = dict.fromkeys(("train", *splits), f"nothing in {where} that can be read belongs to it")
-        if "" in splits:  # nothing says the split
-            why["test"] = "test_fraction is 0" if self.test_fraction == 0 else "there are too few files"
-            first = self.label_names[0] if self.label_names else None
-            train, test = hold_out(splits[""], self.test_fraction, self.split_seed, "test", by=first)
-            splits = {"train": train, "test": test}
-        splits = {"train": [], **splits}
-        if "validation" not in splits:
-            self.set_aside_validation(splits, why)
-        return Corpus(splits, why, labels=self.label_names)
+        why: dict[str, str] = {}
+        splits = self._split(measured.good, listing, where, why)
+        aligned, unaligned = self._read_aligned(measured.good, listing, root, where)
+        left_out = {**measured.left_out, **unaligned}
+        return Corpus(splits, why, labels=self.label_names, aligned=aligned, left_out=left_out)
 
-    def _locate(self, root: Path) -> Path:
-        """The folder or manifest: absolute, or below the root, or below the working folder."""
-        path = Path(self.path).expanduser()
+    def _locate(self, root: Path, given: str, option: str) -> Path:
+        """A folder or file: absolute, or below the root, or below the working folder."""
+        path = Path(given).expanduser()
         tried = [path] if path.is_absolute() else [root / path, path.absolute()]
         for candidate in tried:
             if candidate.is_dir() or candidate.is_file():
                 return candidate
-        raise DataError(f"there is no {' and no '.join(map(str, tried))}", f"Name it with data.path=. {MISSING_HINT}")
+        raise DataError(f"there is no {' and no '.join(map(str, tried))}", f"Name it with {option}. {MISSING_HINT}")
 
-    def _read_folder(self, folder: Path) -> dict[str, list[Recording]]:
-        if self.columns:
+    # --- what is listed
+
+    def _list_folder(self, folder: Path) -> list[Recording]:
+        if self.columns or self.split_by == "column":
+            wanted = f"labels {', '.join(self.columns)}" if self.columns else f"column {self.split_column}"
             raise DataError(
-                f"{folder} is a folder, and has no labels {', '.join(self.columns)}",
+                f"{folder} is a folder, and has no {wanted}",
                 "Write a manifest, or make a label of the folders' names: data.label_from=parent.",
             )
         paths = walk(folder, SUFFIXES)
         if not paths:
             raise DataError(f"there is no audio in {folder}", f"Known are {', '.join(SUFFIXES)}.")
-        return {"": [Recording(path, f"{folder}/{path}", self._parent(folder / path, folder)) for path in paths]}
+        return [Recording(path, f"{folder}/{path}", self._parent(f"{folder}/{path}", folder)) for path in paths]
 
-    def _parent(self, path: Path, top: Path) -> dict[str, str]:
+    def _parent(self, path: str, top: Path) -> dict[str, str]:
         """The label that the folder of a file is, if it is to be one."""
-        if not self.label_from_parent or path.parent == top:
+        if not self.label_from_parent or (parent := Path(path).parent) == top:
             return {}
-        return {self.label_names[-1]: path.parent.name}
+        return {self.label_names[-1]: parent.name}
 
-    def _read_manifest(self, manifest: Path) -> dict[str, list[Recording]]:
-        """Recordings by split, all under "" where the manifest has no column `split`."""
-        rows = list(_read_rows(manifest))
-        columns = list(dict.fromkeys(column for _, row in rows for column in row))
-        if missing := [column for column in ("path", *self.columns) if column not in columns]:
-            raise DataError(
-                f"{manifest} has no column {', '.join(missing)}", f"It has {', '.join(columns) or 'no rows at all'}."
-            )
-        splits: dict[str, list[Recording]] = {}
-        seen: set[str] = set()
-        for number, row in rows:
-            path = _text(row.get("path"))
+    def _read_manifest(self, manifest: Manifest) -> _Listing:
+        by_column = self.split_by == "column" or (self.split_by == "auto" and self.split_column in manifest.columns)
+        speaker = [self.speaker] if self.split_by == "speaker" and self.speaker not in self.label_names else []
+        manifest.require(["path", *self.columns, *speaker, *([self.split_column] if by_column else [])])
+        top, seen = str(manifest.path.parent), dict[str, int]()
+        listing = _Listing([], {} if by_column else None)
+        ids, splits, alignments = (manifest.column(name) for name in ("id", self.split_column, "aligned"))
+        labels = {name: manifest.column(name) for name in [*self.columns, *speaker]}
+        for row, (line, path) in enumerate(zip(manifest.lines, manifest.column("path"), strict=True)):
+            name = ids[row] or path
             if not path:
-                raise DataError(f"{manifest}, line {number}: there is no path")
-            if path in seen:
-                raise DataError(f"{manifest}, line {number}: {path} is listed a second time")
-            seen.add(path)
-            where = manifest.parent / Path(path).expanduser()
-            tags = {column: _text(row.get(column)) for column in self.columns if _text(row.get(column))}
-            recording = Recording(path, str(where), {**tags, **self._parent(where, manifest.parent)})
-            splits.setdefault(_text(row.get("split")), []).append(recording)
-        if "split" in columns and (left := splits.pop("", [])):
-            _log.warning("%d recordings are left out: %s does not say their split", len(left), manifest)
+                raise DataError(f"{manifest.where(line)}: there is no path")
+            if (first := seen.setdefault(name, line)) != line:
+                raise DataError(f"{manifest.where(line)}: {name} is listed a second time, after line {first}")
+            where = _below(top, path)
+            tags = {label: value for label, values in labels.items() if (value := values[row])}
+            if self.label_from_parent:
+                tags |= self._parent(where, manifest.path.parent)
+            listing.recordings.append(Recording(name, where, tags, line))
+            if listing.splits is not None:
+                listing.splits[name] = splits[row]
+            if alignments[row]:
+                listing.aligned[name] = _below(top, alignments[row])
+        return listing
+
+    # --- splits
+
+    def _split(
+        self, recordings: list[Recording], listing: _Listing, where: Path, why: dict[str, str]
+    ) -> dict[str, list[Recording]]:
+        if listing.splits is not None:
+            splits = _by_column(recordings, listing.splits, where)
+            why |= dict.fromkeys(("train", *splits), f"nothing in {where} that can be read belongs to it")
+        elif self.split_by == "speaker":
+            return self._by_speaker(recordings, where, why)
+        else:
+            why["test"] = "test_fraction is 0" if self.test_fraction == 0 else "there are too few files"
+            first = self.label_names[0] if self.label_names else None
+            train, test = hold_out(recordings, self.test_fraction, self.split_seed, "test", by=first)
+            splits = {"train": train, "test": test}
+        if "validation" not in splits:
+            self.set_aside_validation(splits, why)
         return splits
 
+    def _by_speaker(self, recordings: list[Recording], where: Path, why: dict[str, str]) -> dict[str, list[Recording]]:
+        """Speakers of their own for train, validation and test."""
+        for recording in recordings:
+            if self.speaker not in recording.tags:
+                raise DataError(
+                    recording.blame(
+                        str(where), f"nothing says who speaks in {recording.path}, and split_by is speaker"
+                    ),
+                    f"data.speaker= names the column or label that does; it is {self.speaker}.",
+                )
+        speakers = {recording.tags[self.speaker] for recording in recordings}
+        test = draw(speakers, self.test_fraction, self.split_seed, "speaker")
+        validation = draw(speakers - test, self.validation_fraction, self.split_seed, "validation")
+        owners = {**dict.fromkeys(test, "test"), **dict.fromkeys(validation, "validation")}
+        splits: dict[str, list[Recording]] = {"train": [], "test": [], "validation": []}
+        for recording in recordings:
+            splits[owners.get(recording.tags[self.speaker], "train")].append(recording)
+        why |= dict.fromkeys(("test", "validation"), "its fraction is 0, or there are too few speakers")
+        if self._holds_out_seen:
+            why["seen"] = "no training speaker has two recordings"
+            splits["train"], splits["seen"] = hold_out(splits["train"], SEEN, self.split_seed, "seen", by=self.speaker)
+        return splits
 
-def _read_rows(manifest: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """(line, row) of a manifest. Raises `DataError` naming the line that cannot be read."""
-    suffix = manifest.suffix.lower()
-    if suffix not in _MANIFESTS:
-        raise DataError(f"{manifest} is neither a folder nor a manifest", f"Manifests are {', '.join(_MANIFESTS)}.")
-    try:
-        with manifest.open(encoding="utf-8-sig", newline="") as file:
-            if suffix == ".jsonl":
-                for number, line in enumerate(file, 1):
-                    if line.strip():
-                        yield number, _parse_object(line, f"{manifest}, line {number}")
-            else:
-                reader = csv.DictReader(file, delimiter=_TABLES[suffix], strict=True)
-                for row in reader:
-                    if None in row:
-                        raise DataError(f"{manifest}, line {reader.line_num}: it has more fields than the header")
-                    yield reader.line_num, row
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read {manifest}: {error}", "A manifest is UTF-8 text.") from error
+    # --- aligned labels
+
+    def _read_aligned(
+        self, recordings: list[Recording], listing: _Listing, root: Path, where: Path
+    ) -> tuple[dict[str, Alignment], dict[str, str]]:
+        """Aligned labels by name, and what of them cannot be used."""
+        if self.aligned == "none":
+            return {}, {}
+        path = None if self.aligned_path is None else self._locate(root, self.aligned_path, "data.aligned_path=")
+        if self.aligned == "frames":
+            assert path is not None
+            return {self.aligned_name: _read_frames(path, recordings)}, {}
+        folder, top = None if path is None else str(path), where if where.is_dir() else where.parent
+        files = {
+            recording.id: found
+            for recording in recordings
+            if (found := listing.aligned.get(recording.id) or find_beside(recording, self.aligned, folder, str(top)))
+        }
+        if not files:
+            kind = "TextGrid" if self.aligned == "textgrid" else ".phn"
+            raise DataError(
+                f"there is no {kind} of any recording in {path or top}",
+                "It is called as the sound is, and lies beside it; or data.aligned_path= names another folder.",
+            )
+        names = {"phn": self.aligned_name} if self.aligned == "phn" else None
+        if self.tiers is not None:
+            names = {tier: tier for tier in self.tiers}
+        return read_intervals(
+            recordings, files, self.aligned, names, rate=self.crops.rate, max_corrupt=self.max_corrupt, where=str(where)
+        )
 
 
-def _parse_object(line: str, where: str) -> Mapping[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: it is not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise DataError(f'{where}: expected an object such as {{"path": "a.wav"}}')
-    return row
+def _below(top: str, path: str) -> str:
+    """A path of a manifest in the folder `top`; called once a row, so no `Path`."""
+    if path.startswith("~"):
+        path = os.path.expanduser(path)  # noqa: PTH111
+    return path if os.path.isabs(path) else f"{top}/{path}"  # noqa: PTH117
 
 
-def _text(value: object) -> str:
-    """A manifest's value as text; "" where there is none."""
-    return "" if value is None else str(value).strip()
+class _Listing:
+    """Recordings as a manifest or a folder lists them; by id, the splits that it names (None: it names none), and where
+    it says that the alignments lie."""
+
+    def __init__(self, recordings: list[Recording], splits: dict[str, str] | None = None) -> None:
+        self.recordings = recordings
+        self.splits = splits
+        self.aligned: dict[str, str] = {}
+
+
+def _by_column(recordings: list[Recording], named: Mapping[str, str], manifest: Path) -> dict[str, list[Recording]]:
+    splits: dict[str, list[Recording]] = {"train": []}
+    for recording in recordings:
+        splits.setdefault(named[recording.id], []).append(recording)
+    if left := splits.pop("", []):
+        _log.warning("%d recordings are left out: %s does not say their split", len(left), manifest)
+    return splits
+
+
+def _read_frames(path: Path, recordings: list[Recording]) -> Alignment:
+    """Labels every 10 ms; a recording is found by its id, else by its file's name without the ending."""
+    read = read_alignment(path)
+    values = {
+        r.id: found for r in recordings if (found := read.values.get(r.id, read.values.get(_stem(r)))) is not None
+    }
+    fitted = fit_alignment(replace(read, values=values), recordings, slack=2, where=path)
+    if not fitted.values:
+        raise DataError(f"{path} labels none of the recordings", "Its lines start with the recordings' ids.")
+    return fitted
+
+
+def _stem(recording: Recording) -> str:
+    return os.path.splitext(os.path.basename(recording.path))[0]  # noqa: PTH119, PTH122 - once a recording

@@ -20,7 +20,7 @@ from infomax_plugins.datasets._recordings import (
     natural_order,
     walk,
 )
-from infomax_plugins.datasets._speech import Corpus, Mode, SpeechDataset
+from infomax_plugins.datasets._speech import SEEN, Corpus, Mode, SpeechDataset
 
 SplitBy = Literal["auto", "files", "utterance", "speaker"]
 
@@ -28,7 +28,6 @@ _PUBLISHED = CATALOGUE["librispeech"]
 _LABELS = "LibriSpeech100_labels_split"
 _LAYOUT = "Utterances lie in <root>/LibriSpeech/<subset>/<speaker>/<chapter>/<speaker>-<chapter>-<number>.flac."
 _RATE = 16000
-_SEEN = 0.1  # share of the utterances of training speakers held out for probing speakers
 _SLACK = 2  # labels that an utterance may have more or fewer than its length says
 _log = logging.getLogger("infomax")
 
@@ -111,13 +110,15 @@ class LibriSpeech(SpeechDataset):
         present = {utterance.id for utterance in utterances}
         if len(present) < len(utterances):
             raise DataError(f"an utterance is in {where} more than once", "Each id may be there only once.")
-        utterances = measure(self._keep(utterances, where), _RATE, self.max_corrupt, where)
+        measured = measure(self._keep(utterances, where), _RATE, self.max_corrupt, where)
+        utterances = measured.good
         if not utterances:
             raise DataError(f"there is no utterance in {where} that can be read", MISSING_HINT)
         why: dict[str, str] = {}
         splits = self._split(utterances, present, root, why)
         self.set_aside_validation(splits, why)
-        return Corpus(splits, why, labels=["speaker"], aligned=self._read_phones(root, splits))
+        aligned = self._read_phones(root, splits)
+        return Corpus(splits, why, labels=["speaker"], aligned=aligned, left_out=measured.left_out)
 
     def _keep(self, utterances: list[Recording], where: str) -> list[Recording]:
         """The utterances of the chosen speakers."""
@@ -169,7 +170,7 @@ class LibriSpeech(SpeechDataset):
         why["test"] = "test_fraction is 0" if self.test_fraction == 0 else "there is only one speaker"
         why["seen"] = "no training speaker has two utterances"
         rest = [utterance for utterance in utterances if utterance.tags["speaker"] not in chosen]
-        train, seen = hold_out(rest, _SEEN, self.split_seed, "seen", by="speaker")
+        train, seen = hold_out(rest, SEEN, self.split_seed, "seen", by="speaker")
         return {"train": train, "test": [u for u in utterances if u.tags["speaker"] in chosen], "seen": seen}
 
     # --- phones

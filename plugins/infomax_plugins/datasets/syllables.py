@@ -23,6 +23,7 @@ from infomax_cli.core.api import (
     DataSpec,
     Item,
     LabelSpec,
+    SplitFacts,
     UsageError,
     cache_root,
     derive_seed,
@@ -245,6 +246,25 @@ class SyllablesSplit:
             )
         values: list[int] = known[name].tolist()
         return values
+
+    def facts(self) -> SplitFacts:
+        """See `Split`."""
+        first, end = self._index.splits[self._name]
+        words, edges = range(first, end), self._index.edges
+        if self._unit == "word":
+            spans = [(0, int(self._index.lengths[word]), word) for word in words]
+        else:
+            spans = [(int(edges[w, 2 * i]), int(edges[w, 2 * i + 2]), w) for w in words for i in range(3)]
+        counts: dict[str, NDArray[np.int64]] = {}
+        for start, stop, word in spans:
+            for name, values in _aligned_labels(edges[word] - start, self._index.syllables[word], stop - start).items():
+                own = np.bincount(values[values >= 0].numpy(), minlength=len(SYLLABLES))
+                counts[name] = counts.get(name, np.zeros(len(SYLLABLES), dtype=np.int64)) + own
+        aligned = {"phone": len(PHONES)}
+        if self._unit == "word":
+            aligned |= {"syllable": len(SYLLABLES), "vowel": len(VOWELS)}
+        lengths = [stop - start for start, stop, _ in spans]
+        return SplitFacts(lengths, counts={name: counts[name][:size].tolist() for name, size in aligned.items()})
 
     def _locate(self, position: int) -> tuple[int, int | None]:
         """The word in the corpus, and which of its syllables."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import permutations
 from math import prod
 
+import torch
 from torch import Tensor
 
 from infomax_cli.core.api import BlockSpec, DoesNotFit, Features, InfomaxError, MapSpec
@@ -104,6 +105,15 @@ def check_learns(spec: BlockSpec, loss: str, *taps: Tap) -> None:
 def pairs_of_views(views: int) -> list[tuple[int, int]]:
     """Which view's local map is held against which view's global: its own, or with several views any other's."""
     return [(0, 0)] if views == 1 else list(permutations(range(views), 2))
+
+
+def draw_positions(rows: Tensor, count: int | None) -> Tensor:
+    """`count` of the rows ``(B, L, C)`` of each item, all different; all of them where there are no more."""
+    items, positions, channels = rows.shape
+    if count is None or count >= positions:
+        return rows
+    drawn = torch.rand(items, positions, device=rows.device).argsort(1)[:, :count]
+    return rows.gather(1, drawn.unsqueeze(2).expand(-1, -1, channels))
 
 
 def _tap(spec: BlockSpec, index: int) -> Tap:

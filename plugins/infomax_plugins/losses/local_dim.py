@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from infomax_cli.core.api import Batch, BlockSpec, Features, LossOutput
 
@@ -13,7 +12,7 @@ from ._critics import MI1x1ConvNet
 from ._dim import check_at_least, check_batch, contrast_views, with_activation
 from ._divergences import Measure
 from ._maps import Address
-from ._taps import find_taps
+from ._taps import draw_positions, find_taps
 
 
 class LocalDIM(nn.Module):
@@ -71,19 +70,10 @@ class LocalDIM(nn.Module):
 
     def forward(self, views: Sequence[Features], batch: Batch) -> LossOutput:
         # drawn before the networks, which take most of a step's time
-        locals_ = [_draw(self.local.rows(view), self.local_samples) for view in views]
-        globals_ = [_draw(self.summary.rows(view), self.global_samples) for view in views]
+        locals_ = [draw_positions(self.local.rows(view), self.local_samples) for view in views]
+        globals_ = [draw_positions(self.summary.rows(view), self.global_samples) for view in views]
         check_batch(locals_[0], "local_dim")
         output = contrast_views(
             [self.local_net(rows) for rows in locals_], [self.global_net(rows) for rows in globals_], self.measure
         )
         return with_activation(output, globals_, self.act_penalty)
-
-
-def _draw(rows: Tensor, count: int | None) -> Tensor:
-    """`count` of the rows ``(B, L, C)`` of each item, all different; all of them where there are no more."""
-    items, positions, channels = rows.shape
-    if count is None or count >= positions:
-        return rows
-    drawn = torch.rand(items, positions, device=rows.device).argsort(1)[:, :count]
-    return rows.gather(1, drawn.unsqueeze(2).expand(-1, -1, channels))

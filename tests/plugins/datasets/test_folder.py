@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import soundfile
 import torch
 
 from infomax_cli.core.api import DataError, Dataset, UsageError
+from infomax_plugins.datasets import _intervals, _recordings
 from infomax_plugins.datasets.folder import Folder
 
 CROP = 1600
@@ -304,3 +307,267 @@ def test_folder_of_nothing_but_corrupt_files_is_an_error(root: Path) -> None:
 def test_nothing_can_be_downloaded(root: Path) -> None:
     with pytest.raises(DataError, match="nothing to download"):
         folder().download(root)
+
+
+# --- splits ----------------------------------------------------------------------------------------------------------
+
+
+def many(root: Path, speakers: int = 6, each: int = 5) -> str:
+    """A manifest of several speakers, with columns of every kind."""
+    lines = ["id,path,who,mood,part"]
+    for speaker in range(speakers):
+        for number in range(each):
+            write(root / f"s{speaker}" / f"{number}.wav", samples=800 + number)
+            part = ("train", "train", "test", "validation", "")[number]
+            lines.append(f"{speaker}_{number},s{speaker}/{number}.wav,s{speaker},{'sad' if number else 'gay'},{part}")
+    return manifest(root, "\n".join(lines) + "\n")
+
+
+def test_no_speaker_is_in_two_splits(root: Path) -> None:
+    data = folder(many(root), split_by="speaker", speaker="who", validation_fraction=0.2)
+    parts = {name: {i.partition("_")[0] for i in ids(data, root, name)} for name in data.describe(root).sizes}
+    assert {name: len(part) for name, part in parts.items()} == {"train": 4, "test": 1, "validation": 1}
+    assert len(set.union(*parts.values())) == 6
+    assert data.describe(root).labels == {}
+    assert not data.probe_splits
+
+
+def test_speakers_that_are_a_label_are_probed_on_recordings_held_out(root: Path) -> None:
+    data = folder(many(root), labels=["who", "mood"], split_by="speaker", speaker="who", validation_fraction=0.2)
+    assert data.probe_splits == {"who": ("train", "seen")}
+    seen = data.split(root, "seen").item_labels("who")
+    assert sorted(seen) == sorted(set(data.split(root, "train").item_labels("who")))
+    assert not set(ids(data, root, "seen")) & set(ids(data, root, "train"))
+
+
+def test_folders_can_say_who_speaks(root: Path) -> None:
+    many(root)
+    data = folder(root, label_from="parent", label_name="speaker", split_by="speaker")
+    parts = {name: {i.partition("/")[0] for i in ids(data, root, name)} for name in ("train", "test")}
+    assert not parts["train"] & parts["test"]
+    write(root / "nobody.wav")
+    with pytest.raises(DataError, match=r"nothing says who speaks in .*nobody\.wav"):
+        folder(root, label_from="parent", label_name="speaker", split_by="speaker").describe(root)
+
+
+def test_any_column_can_name_the_splits_or_be_overruled(root: Path) -> None:
+    name = many(root)
+    assert folder(name, split_column="part").describe(root).sizes == {"train": 12, "test": 6, "validation": 6}
+    drawn = folder(name, split_column="part", split_by="fraction").describe(root).sizes
+    assert drawn == {"train": 24, "test": 6}
+    with pytest.raises(DataError, match="no column split"):
+        folder(name, split_by="column").describe(root)
+    with pytest.raises(DataError, match="is a folder, and has no column split"):
+        folder(root, split_by="column").describe(root)
+
+
+def test_bad_rows_are_named_with_their_lines(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    name = many(root)
+    lines = (root / name).read_text().splitlines()
+    lines[7] = lines[7].replace(".wav", ".flac")
+    (root / "s3" / "1.wav").write_bytes(b"")
+    (root / name).write_text("\n".join(lines) + "\n")
+    data = folder(name, max_corrupt=0.1)
+    data.describe(root)
+    for said in (r"line 8: cannot read .*s1/1.flac: there is no such file", r"line 18: cannot read .*it is empty"):
+        assert re.search(rf"list\.csv, {said}", caplog.text)
+    assert list(data.left_out(root)) == ["1_1", "3_1"]
+    (root / name).write_text("\n".join([*lines, lines[3]]) + "\n")
+    with pytest.raises(DataError, match=r"list\.csv, line 32: 0_2 is listed a second time, after line 4"):
+        folder(name).describe(root)
+
+
+def test_a_large_manifest_is_indexed_once_and_changes_are_noticed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(root / "one.wav", samples=1600)
+    for number in range(300):
+        os.link(root / "one.wav", root / f"{number}.wav")
+    name = manifest(root, "path\n" + "".join(f"{number}.wav\n" for number in range(300)))
+    read: list[Path] = []
+    original = _recordings.audio_info
+
+    def counted(path: Path) -> object:
+        read.append(path)
+        return original(path)
+
+    monkeypatch.setattr(_recordings, "audio_info", counted)
+    assert sum(folder(name).describe(root).sizes.values()) == 300
+    assert len(read) == 300
+    assert sum(folder(name).describe(root).sizes.values()) == 300
+    assert len(read) == 300
+    (root / "7.wav").unlink()
+    write(root / "7.wav", samples=3200)
+    assert folder(name, crop=None).describe(root).grid == (3200,)
+    assert len(read) == 600
+
+
+# --- aligned labels --------------------------------------------------------------------------------------------------
+
+TEXTGRID = """File type = "ooTextFile"
+Object class = "TextGrid"
+
+xmin = 0
+xmax = {end}
+tiers? <exists>
+size = 3
+item []:
+    item [1]:
+        class = "IntervalTier"
+        name = "words"
+        xmin = 0
+        xmax = {end}
+        intervals: size = 2
+        intervals [1]:
+            xmin = 0
+            xmax = 0.1
+            text = ""
+        intervals [2]:
+            xmin = 0.1
+            xmax = {end}
+            text = "Zoë {word}"
+    item [2]:
+        class = "IntervalTier"
+        name = "phones"
+        xmin = 0
+        xmax = {end}
+        intervals: size = 3
+        intervals [1]:
+            xmin = 0
+            xmax = 0.05
+            text = "a"
+        intervals [2]:
+            xmin = 0.05
+            xmax = 0.1
+            text = "b"
+        intervals [3]:
+            xmin = 0.1
+            xmax = {end}
+            text = "a"
+    item [3]:
+        class = "TextTier"
+        name = "clicks"
+        xmin = 0
+        xmax = {end}
+        points: size = 1
+        points [1]:
+            number = 0.05
+            mark = "tock"
+"""
+
+
+def slow(intervals: list[tuple[float, float, str]], names: tuple[str, ...], samples: int, rate: int) -> list[int]:
+    """The class at the centre of each label, by looking at every interval."""
+    values = []
+    for place in range(1 + (samples - 400) // 160):
+        second = (160 * place + 200) / rate
+        said = [text for start, end, text in intervals if start <= second < end and text]
+        values.append(names.index(said[0]) if said else -1)
+    return values
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_textgrids_become_labels_on_the_grid(root: Path, encoding: str) -> None:
+    for number in range(3):
+        write(root / "sounds" / f"{number}.wav", samples=4000)
+        text = TEXTGRID.format(end=0.25, word=number)
+        (root / "sounds" / f"{number}.TextGrid").write_text(text, encoding=encoding)
+    data = folder(aligned="textgrid", test_fraction=0.0)
+    labels = data.describe(root).labels
+    assert {name: (spec.names, spec.hop, spec.offset) for name, spec in labels.items()} == {
+        "words": (("Zoë 0", "Zoë 1", "Zoë 2"), 160, 200.0),
+        "phones": (("a", "b"), 160, 200.0),
+    }
+    item = data.split(root, "train")[1, None]
+    phones = [(0, 0.05, "a"), (0.05, 0.1, "b"), (0.1, 0.25, "a")]
+    assert item.labels["phones"].tolist() == slow(phones, ("a", "b"), 4000, 16000)  # type: ignore[union-attr]
+    words = slow([(0.1, 0.25, "Zoë 1")], labels["words"].names, 4000, 16000)
+    assert item.labels["words"].tolist() == words  # type: ignore[union-attr]
+    assert list(folder(aligned="textgrid", tiers=["phones"]).describe(root).labels) == ["phones"]
+    with pytest.raises(DataError, match="has an interval tier clicks") as caught:
+        folder(aligned="textgrid", tiers=["clicks"]).describe(root)
+    assert "words, phones" in str(caught.value.hint)
+
+
+def test_phones_of_timit_count_samples_of_the_file(root: Path) -> None:
+    write(root / "sounds" / "sa1.wav", samples=8000, rate=32000)
+    write(root / "sounds" / "sa2.wav", samples=8000, rate=32000)
+    (root / "sounds" / "sa1.PHN").write_text("0 2100 h#\n2100 5000 sh\n5000 8000 h#\n")
+    data = folder(aligned="phn", test_fraction=0.0)
+    assert data.describe(root).labels["phone"].names == ("h#", "sh")
+    split = data.split(root, "train")
+    spans = [(0, 2100 / 32000, "h#"), (2100 / 32000, 5000 / 32000, "sh"), (5000 / 32000, 0.25, "h#")]
+    assert split[0, None].labels["phone"].tolist() == slow(spans, ("h#", "sh"), 4000, 16000)  # type: ignore[union-attr]
+    assert set(split[1, None].labels["phone"].tolist()) == {-1}  # type: ignore[union-attr]
+    crop, whole = split[0, 5], split[0, None]
+    starts = [s for s in range(0, 2401, 160) if torch.allclose(whole.input[:, s : s + CROP], crop.input, atol=1e-6)]
+    part = whole.labels["phone"][starts[0] // 160 :][: 1 + (CROP - 400) // 160]  # type: ignore[index]
+    assert torch.equal(crop.labels["phone"], part)  # type: ignore[arg-type]
+
+
+def test_alignments_may_lie_elsewhere_or_where_the_manifest_says(root: Path) -> None:
+    write(root / "sounds" / "x" / "a.wav", samples=4000)
+    (root / "align" / "x").mkdir(parents=True)
+    (root / "align" / "x" / "a.phn").write_text("0 4000 b\n")
+    data = folder(aligned="phn", aligned_path="align", aligned_name="sound", test_fraction=0.0)
+    assert data.describe(root).labels["sound"].names == ("b",)
+    name = manifest(root, "path,aligned\nsounds/x/a.wav,align/x/a.phn\n")
+    assert folder(name, aligned="phn", test_fraction=0.0).describe(root).labels["phone"].names == ("b",)
+    with pytest.raises(DataError, match=r"there is no \.phn of any recording"):
+        folder(aligned="phn").describe(root)
+
+
+def test_frames_of_van_den_oord_are_found_by_id_or_name(root: Path) -> None:
+    write(root / "sounds" / "x" / "a-1.flac", samples=4000)
+    write(root / "sounds" / "b.wav", samples=4000)
+    values = " ".join(str(place % 3) for place in range(23))
+    (root / "frames.txt").write_text(f"a-1 {values}\nb.wav {values}\n")
+    data = folder(aligned="frames", aligned_path="frames.txt", test_fraction=0.0)
+    split = data.split(root, "train")
+    expected = [place % 3 for place in range(23)]
+    assert [split[i, None].labels["phone"].tolist() for i in (0, 1)] == [expected, expected]  # type: ignore[union-attr]
+    with pytest.raises(UsageError, match="aligned_path"):
+        folder(aligned="frames")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.phn", "0 4000\n", r"a\.phn, line 1: expected a first sample"),
+        ("a.phn", "0 20 a\n30 10 b\n", r"a\.phn, line 2: from 30 to 10 is empty"),
+        ("a.phn", "", r"a\.phn is empty"),
+        ("a.phn", "0 90000 a\n", r"a\.phn goes on to 5\.625 s, and the sound ends at 0\.250 s"),
+        ("a.TextGrid", "hello\n", r"a\.TextGrid does not parse as a TextGrid"),
+        ("a.TextGrid", TEXTGRID[:300], r"a\.TextGrid does not parse as a TextGrid"),
+        ("a.TextGrid", TEXTGRID.format(end=3, word="w"), r"a\.TextGrid goes on to 3\.000 s"),
+    ],
+)
+def test_alignment_that_cannot_be_used_is_named(
+    root: Path, caplog: pytest.LogCaptureFixture, name: str, text: str, message: str
+) -> None:
+    for stem in ("a", "b"):
+        write(root / f"{stem}.wav", samples=4000)
+    kind = Path(name).suffix[1:].lower()
+    good = "0 4000 x\n" if kind == "phn" else TEXTGRID.format(end=0.25, word="w")
+    (root / f"b{Path(name).suffix}").write_text(good)
+    (root / name).write_text(text)
+    listed = manifest(root, "path\na.wav\nb.wav\n")
+    data = folder(listed, aligned=kind, test_fraction=0.0)
+    data.describe(root)
+    assert re.search(rf"list\.csv, line 2: .*{message}", caplog.text)
+    assert re.search(message, data.left_out(root)["a.wav"])
+    label = next(iter(data.describe(root).labels))
+    values = [data.split(root, "train")[place, None].labels[label] for place in (0, 1)]
+    assert [bool((value >= 0).any()) for value in values] == [False, True]  # type: ignore[operator]
+    with pytest.raises(DataError, match="1 of 2 files of intervals cannot be used"):
+        folder(listed, aligned=kind, max_corrupt=0.0).describe(root)
+
+
+def test_intervals_are_parsed_once_and_again_when_a_file_changes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(root / "sounds" / "a.wav", samples=4000)
+    (root / "sounds" / "a.phn").write_text("0 4000 x\n")
+    folder(aligned="phn", test_fraction=0.0).describe(root)
+    read = _intervals._read_phn
+    monkeypatch.setattr(_intervals, "_read_phn", lambda path: pytest.fail("it was parsed again"))
+    assert folder(aligned="phn", test_fraction=0.0).describe(root).labels["phone"].names == ("x",)
+    monkeypatch.setattr(_intervals, "_read_phn", read)
+    (root / "sounds" / "a.phn").write_text("0 4000 longer\n")
+    assert folder(aligned="phn", test_fraction=0.0).describe(root).labels["phone"].names == ("longer",)

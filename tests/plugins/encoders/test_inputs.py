@@ -262,5 +262,7 @@ def test_a_recipe_writes_a_spectrogram_as_a_mapping() -> None:
     kind = Spectrogram | None
     assert check_value(kind, {"hop": 80}, "encoder.spectrogram", "recipe") == Spectrogram(hop=80)
     assert check_value(kind, {}, "encoder.spectrogram", "recipe") == Spectrogram()
+    bound = Spectrogram(window=200)
+    assert check_value(kind, bound, "encoder.spectrogram", "recipe") == bound  # once more
     with pytest.raises(RecipeError, match=r"encoder\.spectrogram must be .*window, hop, rate, floor"):
         check_value(kind, {"hops": 80}, "encoder.spectrogram", "recipe")

@@ -140,9 +140,9 @@ def test_detach_makes_it_a_monitor() -> None:
 def test_half_precision_runs_and_stays_close(label: str, values: Any) -> None:
     loss = Supervised(block_spec(), label=label, head="mlp")
     x, batch = torch.randn(3, CHANNELS, 6), make_batch(**{label: values})
-    full = loss([Features((x,), x)], batch).terms["supervised"]
+    full = loss([Features((x, x), x)], batch).terms["supervised"]
     with torch.autocast("cpu", torch.bfloat16):
-        half = loss([Features((x.bfloat16(),), x.bfloat16())], batch).terms["supervised"]
+        half = loss([Features((x, x.bfloat16()), x.bfloat16())], batch).terms["supervised"]
     half.backward()
     assert half.dtype == torch.float32
     torch.testing.assert_close(half, full, rtol=0.02, atol=0)

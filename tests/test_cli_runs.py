@@ -1,0 +1,151 @@
+"""`infomax runs` and `infomax compare`: what users read of many runs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tiny
+from conftest import Infomax
+from infomax_cli.ledger import block_losses, read_entry, read_losses
+from infomax_cli.runs import Run
+
+
+def made_run(folder: Path, name: str, *, seed: int = 0, age: int = 0, recipe: str = "tiny") -> Run:
+    """A run of four logged steps that was never trained: two blocks, whose losses are the seed plus a bit."""
+    run = Run(folder / name)
+    run.path.mkdir(parents=True)
+    text = tiny.RECIPE.replace("train:   {", f"train:   {{seed: {seed}, ")
+    run.recipe_file.write_text(f"name: {recipe}\n{text}")
+    os.utime(run.recipe_file, (1e9 - age, 1e9 - age))
+    lines: list[dict[str, Any]] = [
+        {"step": 2, "train/block0/infonce": 3.0 + seed, "train/block1/infonce": 2.0, "train/block1/infonce/bound": 0.1},
+        {"step": 4, "train/block0/infonce": 1.0 + seed, "train/block1/infonce": 1.5, "train/block1/infonce/bound": 0.3},
+        {"step": 4, "validation/block0/infonce": 1.25 + seed, "validation/block1/infonce": None},
+    ]
+    run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run
+
+
+def probed(run: Run, label: str, accuracies: Mapping[int, float], **changes: Any) -> None:
+    """What a probe would have written."""
+    scores = [{"source": "trained", "depth": d, "accuracy": a, "deviation": None} for d, a in accuracies.items()]
+    scores += [{"source": "random", "depth": 0, "accuracy": 0.2, "deviation": None}]
+    result = {
+        "label": label, "aligned": True, "classifier": "linear", "protocol": "optimum", "pool": "label grid",
+        "labels_per_class": None, "test_split": "test", "chance": 0.1, "scores": scores, "step": None, **changes,
+    }  # fmt: skip
+    file = run.path / "probes" / f"{label}-{len(list(run.path.glob('probes/*')))}.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(result))
+
+
+@pytest.fixture
+def two(here: Path) -> tuple[Run, Run]:
+    """An older run, better at vowels, and a newer one."""
+    one, other = made_run(here / "runs", "one", age=60), made_run(here / "runs", "other", seed=3, recipe="grim")
+    probed(one, "vowel", {0: 0.5, 1: 0.75})
+    probed(other, "vowel", {0: 0.4, 1: 0.3})
+    return one, other
+
+
+def test_runs_are_listed_with_their_losses_and_best_depths(
+    infomax: Infomax, two: tuple[Run, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
+    done = infomax("runs")
+    assert done.code == 0, done.err
+    one, other = (next(line for line in done.out.splitlines() if f" {run.name} " in line) for run in two)
+    assert one.split()[:3] == ["one", "tiny", "syllables"]
+    assert one.split()[-4:] == ["2.5", "1.25", "75.0", "@1"]
+    assert "4/8" in one
+    assert other.split()[-4:] == ["5.5", "4.25", "40.0", "@0"]
+
+
+def test_runs_come_in_the_order_that_is_asked_for(infomax: Infomax, two: tuple[Run, Run]) -> None:
+    def order(*arguments: str) -> list[str]:
+        done = infomax("runs", "--json", *arguments)
+        assert done.code == 0, done.err
+        return [Path(run["run"]).name for run in json.loads(done.out)]
+
+    assert order() == ["one", "other"]
+    assert order("--sort", "recipe") == ["other", "one"]
+    assert order("--sort", "loss") == ["other", "one"]  # the best last
+    assert order("--sort", "vowel") == ["other", "one"]
+    assert order("train.seed=3") == ["other"]
+    assert order("name=tiny", "loss.negatives=4") == ["one"]
+    wrong = infomax("runs", "--sort", "vowl")
+    assert wrong.code == 2
+    assert "vowel" in wrong.err
+
+
+def test_a_run_that_cannot_be_read_costs_a_note_only(infomax: Infomax, two: tuple[Run, Run]) -> None:
+    two[0].recipe_file.write_text("name: [")
+    with two[1].metrics.open("a") as file:
+        file.write('{"step": 5, "train/blo')  # killed while it wrote
+    (two[1].path / "probes" / "broken.json").write_text("{}")
+    done = infomax("runs", "--json")
+    assert done.code == 0, done.err
+    assert [run["losses"]["train"] for run in json.loads(done.out)] == [5.5]
+    assert f"note: {two[0].path.relative_to(Path.cwd())} is left out" in done.err
+
+
+def test_no_runs_is_one_line_that_says_what_to_do(infomax: Infomax, here: Path) -> None:
+    done = infomax("runs", "name=gim")
+    assert done.code == 2
+    assert "no run with name=gim" in done.err
+    assert "infomax train" in done.err
+
+
+def test_runs_are_compared_by_recipe_loss_and_probe(infomax: Infomax, two: tuple[Run, Run]) -> None:
+    probed(two[0], "vowel", {0: 0.9, 1: 0.9}, classifier="mlp")  # nothing to compare it with
+    done = infomax("compare", "one", "other")
+    assert done.code == 0, done.err
+    lines = [line.split() for line in done.out.splitlines()]
+    assert ["train.seed", "0", "3"] in lines
+    assert ["train,", "all", "2.5000", "5.5000"] in lines
+    assert ["validation,", "block", "0", "1.2500", "4.2500"] in lines
+    assert ["1", "75.0", "30.0"] in lines
+    assert ["1", "90.0"] in lines
+    assert ["untrained", "20.0", "20.0"] in lines
+    assert Path("runs/compare.png").read_bytes()[:4] == b"\x89PNG"
+    found = json.loads(Path("runs/compare.json").read_text())
+    assert found["differences"] == {"train.seed": {"runs/one": 0, "runs/other": 3}}
+    assert [probe["protocol"] for probe in found["probes"]] == ["linear, on test", "mlp, on test"]
+
+
+def test_compare_needs_two_runs_and_a_place_for_its_picture(infomax: Infomax, two: tuple[Run, Run]) -> None:
+    assert infomax("compare", "one", "runs/one").code == 2
+    assert "no run 'three'" in infomax("compare", "one", "three").err
+    wrong = infomax("compare", "one", "other", "--out", "picture.pdf")
+    assert (wrong.code, "picture.png" in wrong.err) == (2, True)
+    Path("file").touch()
+    blocked = infomax("compare", "one", "other", "--out", "file/picture.png")
+    assert blocked.code == 1
+    assert "--out" in blocked.err
+
+
+def test_a_block_of_several_terms_logs_what_it_minimises(here: Path) -> None:
+    two_losses = "loss=[{name: infonce, steps: 3, negatives: 4, weight: 2.0}, {name: supervised, label: syllable}]"
+    _, run = tiny.train(here, two_losses, "train.steps=2", "cut=none")
+    logged = read_losses(run.metrics)
+    (total,) = block_losses(logged, "train").values()
+    (nce,), (supervised,) = logged["train/block0/infonce"], logged["train/block0/supervised"]
+    assert total == ((2, pytest.approx(2 * nce[1] + supervised[1], rel=1e-6)),)
+    assert read_entry(run).loss("train") == total[-1][1]
+
+
+def test_the_only_term_of_a_block_is_its_loss(here: Path) -> None:
+    _, run = tiny.train(here, "train.steps=2")
+    entry = read_entry(run)
+    logged = [
+        curve[-1][1] for name, curve in entry.losses.items() if name.startswith("train/") and name.count("/") == 2
+    ]
+    assert len(logged) == 6
+    assert entry.loss("train") == pytest.approx(sum(logged))
+    assert not [name for name in entry.losses if name.endswith("/total")]
