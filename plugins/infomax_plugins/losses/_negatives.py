@@ -61,3 +61,12 @@ def from_other_targets(items: int, frames: int, times: Tensor, count: int) -> Te
     shift = torch.randint(1, rows.numel(), (*rows.shape, count), device=times.device)
     places = torch.arange(rows.numel(), device=times.device).view(*rows.shape, 1)
     return rows.flatten()[(places + shift) % rows.numel()]
+
+
+def from_targets(items: int, frames: int, times: Tensor, count: int) -> Tensor:
+    """From all targets of one step, with replacement: ``(B, P, N)``.
+
+    `times` are the targets of that step only; the target itself may be drawn. Löwe et al. 2019, on images.
+    """
+    rows = target_rows(items, frames, times)
+    return rows.flatten()[torch.randint(rows.numel(), (*rows.shape, count), device=times.device)]
