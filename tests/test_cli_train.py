@@ -56,7 +56,7 @@ def test_a_run_says_where_it_is_how_it_goes_and_what_is_next(infomax: Infomax, h
         rf"step 8/8  train  (block\d infonce {number}  ){{6}}[\d.]+ items/s  0:00 left", lines[1]
     )  # fmt: skip
     assert {path.name for path in run.path.iterdir() if "tfevents" not in path.name} == {
-        "recipe.yaml", "checkpoints", "encoder.safetensors", "metrics.jsonl", ".lock",
+        "recipe.yaml", "checkpoints", "encoder.safetensors", "metrics.jsonl", "README.md", "data.json", ".lock",
     }  # fmt: skip
     assert run.recipe_file.read_text().startswith(f"# Resolved by infomax; made from {recipe}\n")
     assert run.recipe().encoder.options["cell"] == "gru"  # defaults are filled in

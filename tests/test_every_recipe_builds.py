@@ -25,7 +25,10 @@ NARROW: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "speech_conv": lambda given: ["encoder.channels=8", "encoder.context_channels=8"],
     "amdim_resnet": lambda given: ["encoder.ndf=2", "encoder.n_rkhs=16", "encoder.depth=1"],
     "dim_convnet": lambda given: [f"encoder.widths={[8] * len(CONFIGS[given['config']].stages)}"],
-    "resnet_patches": lambda given: ["encoder.widths=[8, 8, 8]", "encoder.blocks=[1, 1, 1]"],
+    "resnet_patches": lambda given: [
+        f"encoder.{key}={[value] * len(given.get('widths', '123'))}"
+        for key, value in {"widths": 8, "blocks": 1}.items()
+    ],
 }
 RECIPES = [recipe.name for recipe in list_recipes() if recipe.source == "infomax"]
 
