@@ -120,7 +120,7 @@ EXPERIMENTS = {
         steps=300,
         beside="raw",
         encoders_differ=True,
-    ),  # fmt: skip
+    ),
     # encoders of images, shown spectrograms; speakers of the test split are not in the training split
     "speech-synth-images": Experiment(
         readings=(all_labels("phone"), all_labels("speaker")),
