@@ -24,11 +24,13 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
 
-bench: setup  ## side by side: start-up, crops, the step, its cost, the probe; half an hour on a quiet machine
+bench: setup  ## side by side: start-up, crops, the step, its cost, Deep InfoMax, AMDIM, the probe; an hour on a quiet machine
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/crops.py
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/cost.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/dim.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/amdim.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/probe.py
 
 clean:

@@ -11,7 +11,7 @@ from typing import Any
 from infomax_cli.binding import bind
 from infomax_cli.core import image_augment, speech_augment
 from infomax_cli.core.api import DataSpec
-from infomax_cli.core.augment_base import Augmentation, medium_of
+from infomax_cli.core.augment_base import Augmentation, kind_of
 from infomax_cli.errors import RecipeError
 from infomax_cli.recipe import ViewOptions
 from infomax_cli.wording import suggest
@@ -171,7 +171,7 @@ def _steps(entries: Sequence[Mapping[str, Any]], data: DataSpec) -> tuple[Step, 
 
 
 def _build(name: str, entry: Mapping[str, Any], data: DataSpec) -> Augmentation:
-    factory, medium = AUGMENTATIONS[name], medium_of(data)
+    factory, medium = AUGMENTATIONS[name], kind_of(data)
     if factory.medium not in (None, medium):
         fitting = ", ".join(known for known, other in AUGMENTATIONS.items() if other.medium in (None, medium))
         what = medium or f"{' by '.join(data.axes)}"

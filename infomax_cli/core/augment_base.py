@@ -12,11 +12,11 @@ from torch import Tensor
 
 from infomax_cli.core.api import DataSpec
 
-Medium = Literal["images", "sound"]
+Kind = Literal["images", "sound"]
 Range = float | tuple[float, float]  # drawn uniformly between two values, or always the one
 
 
-def medium_of(data: DataSpec) -> Medium | None:
+def kind_of(data: DataSpec) -> Kind | None:
     """Images ``(C, H, W)``, sound ``(C, T)``, or what only an augmentation of anything can take (spectrograms)."""
     if len(data.grid) == 1:
         return "sound"
@@ -30,7 +30,7 @@ class Augmentation(ABC):
     `InfomaxError` where something is missing. `medium` is what it works on; None: on anything.
     """
 
-    medium: ClassVar[Medium | None] = None
+    medium: ClassVar[Kind | None] = None
 
     def __init__(self, data: DataSpec, *, p: float = 1.0) -> None:
         if not 0 <= p <= 1:

@@ -23,7 +23,7 @@ from infomax_cli.core.api import (
     numpy_generator,
 )
 from infomax_cli.core.augment import Steps, make_steps
-from infomax_cli.core.augment_base import medium_of
+from infomax_cli.core.augment_base import kind_of
 from infomax_cli.recipe import ViewOptions
 from infomax_cli.wording import describe_error
 
@@ -69,7 +69,7 @@ class ViewMaker:
         return tuple(views)
 
     def _fitted(self, view: Tensor, given: Tensor) -> Tensor:
-        if medium_of(self.data) == "images":
+        if kind_of(self.data) == "images":
             height, width = self.data.grid
             return fit_image(view, (height, width))
         if view.shape != given.shape:
