@@ -213,4 +213,4 @@ def test_what_is_handed_to_another_process_still_shares_the_count(tmp_path: Path
     split = Folder(path=str(tmp_path), crop=8000, test_fraction=0.0, validation_fraction=0.0).split(here, "train")
     handed = pickle.loads(ForkingPickler.dumps(split))
     handed[1, 0]
-    assert split._corrupt.tolist() == [False, True]
+    assert split._stand_ins.corrupt.tolist() == [False, True]

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from infomax_cli.core.api import (
-    CorruptItem,
     DataError,
     DataSpec,
     Item,
@@ -31,12 +30,12 @@ from infomax_cli.core.api import (
 )
 from infomax_plugins.datasets._alignment import HOP, WINDOW, Alignment, Labels, cut, label_count
 from infomax_plugins.datasets._columns import Ints, Recording, Recordings
-from infomax_plugins.datasets._recordings import allowed, corrupt_hint, hold_out, natural_order
+from infomax_plugins.datasets._recordings import hold_out, natural_order
+from infomax_plugins.datasets._stand_ins import StandIns
 
 Mode = Literal["random", "first", "chunks"]
 
 SEEN = 0.1  # share of the recordings of training speakers held out for probing speakers
-_ATTEMPTS = 100  # items tried in place of one that cannot be decoded
 _log = logging.getLogger("infomax")
 
 
@@ -233,10 +232,7 @@ class SpeechSplit:
     A recording shorter than the crop is padded with zeros at its end, its aligned labels with -1; without a crop all
     are padded to the longest of the corpus.
 
-    A recording that turns out to be corrupt when it is decoded is named once. Asked for as a whole it raises
-    `CorruptItem`. Of a training item another, drawn from (index, seed), takes the place, and which depends on nothing
-    that was read before, so that neither the number of loader workers nor a resumed run changes it. More than the share
-    `max_corrupt` of the recordings (`allowed`), as counted in one process, raises `DataError`.
+    What becomes of a recording that turns out to be corrupt when it is decoded: see `StandIns`.
     """
 
     def __init__(
@@ -255,35 +251,17 @@ class SpeechSplit:
         self._classes = {label: recordings.classes(label, names) for label, names in classes.items()}
         here = {recording.id for recording in recordings} if aligned else ()
         self._aligned = {label: {i: v for i, v in values.items() if i in here} for label, values in aligned.items()}
-        self._max_corrupt = max_corrupt
-        # in memory that loader processes share, so that what one of them finds corrupt counts for all
-        self._corrupt: Tensor = torch.zeros(len(recordings), dtype=torch.bool).share_memory_()  # type: ignore[no-untyped-call]
         # the recording of item i is the first whose items end beyond i
         self._counts = crops.items(recordings.frames)
         self._ends = np.cumsum(self._counts)
+        self._stand_ins = StandIns("recordings", len(self), len(recordings), max_corrupt)
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
     def __getitem__(self, key: tuple[int, int | None]) -> Item:
         index, seed = range(len(self))[key[0]], key[1]
-        for candidate in self._candidates(index, seed):
-            try:
-                return self._read(candidate, seed)
-            except DataError as error:
-                self._note(candidate, error, "it is left out" if seed is None else "other items take its place")
-                if seed is None:
-                    raise CorruptItem(error.message, error.hint) from error
-        raise DataError(f"none of {_ATTEMPTS} recordings tried can be decoded", corrupt_hint(self._max_corrupt))
-
-    def _candidates(self, index: int, seed: int | None) -> Iterator[int]:
-        """The item, and what takes its place where it is corrupt."""
-        yield index
-        if seed is None:
-            return
-        place = numpy_generator("replacement", index, seed)
-        for _ in range(_ATTEMPTS - 1):
-            yield int(place.integers(len(self)))
+        return self._stand_ins.take(index, seed, lambda place: self._read(place, seed), self._place)
 
     def item_labels(self, name: str) -> list[int]:
         """See `Split.item_labels`. Raises `DataError` where there is no such whole-item label."""
@@ -323,16 +301,3 @@ class SpeechSplit:
         for name, values in self._aligned.items():
             labels[name] = cut(values.get(recording.id), recording.frames, start, size)
         return Item(audio, labels, f"{recording.id}#{chunk}" if crops.mode == "chunks" else recording.id)
-
-    def _note(self, index: int, error: DataError, consequence: str) -> None:
-        place = self._place(index)
-        if self._corrupt[place]:
-            return
-        self._corrupt[place] = True
-        count = int(self._corrupt.sum())
-        if count > allowed(self._max_corrupt, len(self._recordings)):
-            raise DataError(
-                f"{count} of {len(self._recordings)} recordings turned out to be corrupt, lastly: {error.message}",
-                corrupt_hint(self._max_corrupt),
-            ) from error
-        _log.warning("%s; %s", error.message, consequence)

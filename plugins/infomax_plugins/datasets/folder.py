@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from infomax_cli.core.api import DataError, UsageError
+from infomax_cli.core.api import CATALOGUE, DataError, UsageError
 from infomax_plugins.datasets._alignment import Alignment, fit_alignment, read_alignment
 from infomax_plugins.datasets._columns import Recording, Recordings, in_columns
 from infomax_plugins.datasets._dealt import Dealt, recall
@@ -163,7 +163,10 @@ class Folder(SpeechDataset):
         for candidate in tried:
             if candidate.is_dir() or candidate.is_file():
                 return candidate
-        raise DataError(f"there is no {' and no '.join(map(str, tried))}", f"Name it with {option}. {MISSING_HINT}")
+        raise DataError(
+            f"there is no {' and no '.join(map(str, tried))}",
+            f"{_how_to_get(root, Path(given))}Name it with {option}. {MISSING_HINT}",
+        )
 
     # --- what is listed
 
@@ -288,6 +291,15 @@ class Folder(SpeechDataset):
         return read_intervals(
             recordings, files, self.aligned, names, rate=self.crops.rate, max_corrupt=self.max_corrupt, where=str(where)
         )
+
+
+def _how_to_get(root: Path, path: Path) -> str:
+    """Nothing where it lies in no folder that a command gets."""
+    for entry in CATALOGUE.values():
+        for name, subset in entry.subsets.items():
+            if path.is_relative_to(subset.folder):
+                return f"{entry.how_to_get(root, name)}. "
+    return ""
 
 
 def _below(top: str, path: str) -> str:
