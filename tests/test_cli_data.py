@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,23 @@ def test_missing_data_says_what_gets_it_how_large_it_is_and_what_runs_now(infoma
         assert "--data syllables" in told.err
 
 
+@pytest.mark.parametrize(
+    ("name", "path", "words"),
+    [
+        ("folder", "LJSpeech-1.1/wavs", "`infomax download ljspeech` gets it (2.6 GiB)"),
+        ("folder", "SpeechCommands/speech_commands_v0.02", "`infomax download speechcommands` gets it (2.3 GiB)"),
+        ("imagefolder", "imagenet", "https://image-net.org gives it to those who register (144 GB)"),
+        ("imagefolder", "tiny-imagenet-200", "tiny-imagenet-200.zip (237 MiB)"),
+    ],
+)
+def test_missing_files_of_others_that_are_known_are_told_of(infomax: Infomax, name: str, path: str, words: str) -> None:
+    told = infomax("data", name, f"path={path}")
+    assert told.code == 1
+    assert words in told.err
+    assert "data.path=" in told.err
+    assert "runs right now" in told.err
+
+
 # --- sheets ----------------------------------------------------------------------------------------------------------
 
 
@@ -223,13 +241,13 @@ def test_a_strip_has_a_piece_for_every_stretch_of_one_class() -> None:
 
 
 class _Pictures:
-    def __init__(self, channels: int) -> None:
-        self.channels = channels
+    def __init__(self, channels: int, names: tuple[str, str] = ("dark", "5 $ light")) -> None:
+        self.channels, self.names = channels, names
 
     def download(self, root: Path) -> None: ...
 
     def describe(self, root: Path) -> DataSpec:
-        labels = {"class": LabelSpec(2, names=("dark", "5 $ light"))}
+        labels = {"class": LabelSpec(2, names=self.names)}
         return DataSpec(self.channels, (8, 8), ("y", "x"), None, labels, {"train": 12})
 
     def split(self, root: Path, name: str) -> _Pictures:
@@ -254,6 +272,37 @@ def test_a_sheet_of_images_is_drawn(tmp_path: Path, channels: int) -> None:
     image = imread(tmp_path / "sheet.png")[..., 0]
     shades = {round(0.1 * 255), round(0.9 * 255)}
     assert shades <= set(np.round(image * 255).astype(int).ravel().tolist())
+
+
+def test_names_of_classes_do_not_run_into_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is there a warning of letters that the font lacks."""
+    from matplotlib.figure import Figure
+
+    drawn: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *rest, **more: (drawn.append(self), save(self, *rest, **more)))
+    data = _Pictures(3, ("日本" * 20, "a bottle of wine, red and white " * 3))
+    draw_sheet(data, data.describe(tmp_path), tmp_path, tmp_path / "sheet.png", "pictures")  # type: ignore[arg-type]
+    row = [axes.title.get_window_extent() for axes in drawn[0].axes[:10]]
+    assert all(left.x1 <= right.x0 for left, right in pairwise(row[5:]))
+    assert all(len(axes.get_title()) < 20 for axes in drawn[0].axes)
+
+
+def test_a_strip_without_labels_says_so(infomax: Infomax, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.axes import Axes
+
+    said: list[str] = []
+    text = Axes.text
+    monkeypatch.setattr(Axes, "text", lambda self, x, y, s, **more: (said.append(s), text(self, x, y, s, **more))[1])
+    speech(here / "data")
+    phones = here / "data" / "LibriSpeech100_labels_split" / "converted_aligned_phones.txt"
+    assert infomax("data", "librispeech", "--plot", "sheet.png").code == 0
+    assert "not labelled" not in said
+    phones.write_text(phones.read_text().splitlines()[0] + "\n")
+    said.clear()
+    everything = ("data.test_fraction=0", "data.validation_fraction=0")
+    assert infomax("data", "librispeech", *everything, "--plot", "sheet.png").code == 0
+    assert said.count("not labelled") == 2
 
 
 def test_doctor_tells_of_data_that_is_there_and_of_what_lacks_in_it(here: Path) -> None:

@@ -147,7 +147,7 @@ def test_a_file_whose_reading_is_refused_is_named(
     import soundfile
 
     victim = corpus / "data" / "sounds" / "two" / "plain3.wav"
-    info, open_path = soundfile.info, Path.open
+    info, open_path, open_file = soundfile.info, Path.open, os.open
 
     def refuse_info(file: object, *rest: object) -> object:
         if victim.name in os.fsdecode(file) and "two" in os.fsdecode(file):  # type: ignore[arg-type]
@@ -159,7 +159,13 @@ def test_a_file_whose_reading_is_refused_is_named(
             raise PermissionError(13, "Permission denied", str(path))
         return open_path(path, *rest, **more)  # type: ignore[call-overload]
 
+    def refuse_file(path: object, *rest: int) -> int:
+        if str(path) == str(victim):
+            raise PermissionError(13, "Permission denied", str(path))
+        return open_file(path, *rest)  # type: ignore[call-overload, no-any-return]
+
     monkeypatch.setattr(soundfile, "info", refuse_info)
+    monkeypatch.setattr(os, "open", refuse_file)
     monkeypatch.setattr(Path, "open", refuse_open)
     found = json.loads(infomax("data", "folder", *OPTIONS, "data.max_corrupt=0.5", "--json").out)
     assert "Permission denied" in found["left_out"]["two/plain3.wav"]
@@ -207,4 +213,4 @@ def test_what_is_handed_to_another_process_still_shares_the_count(tmp_path: Path
     split = Folder(path=str(tmp_path), crop=8000, test_fraction=0.0, validation_fraction=0.0).split(here, "train")
     handed = pickle.loads(ForkingPickler.dumps(split))
     handed[1, 0]
-    assert split._corrupt.tolist() == [False, True]
+    assert split._stand_ins.corrupt.tolist() == [False, True]

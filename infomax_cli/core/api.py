@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from infomax_cli.core.audio import AudioInfo, audio_info, read_audio
-from infomax_cli.core.files import IndexCache, cache_root, write_atomically, write_text
+from infomax_cli.core.files import ArrayCache, IndexCache, cache_root, write_atomically, write_text
 from infomax_cli.core.heads import Head, make_head, squash_logits
 from infomax_cli.core.image_files import IMAGE_SUFFIXES, read_image
 from infomax_cli.core.images import fit_image, scale_image
@@ -36,7 +36,7 @@ __all__ = [
     "AudioInfo", "audio_info", "read_audio",
     "IMAGE_SUFFIXES", "read_image", "fit_image", "scale_image",
     "Head", "make_head", "squash_logits",
-    "IndexCache", "cache_root", "write_atomically", "write_text",
+    "ArrayCache", "IndexCache", "cache_root", "write_atomically", "write_text",
     "RemoteFile", "Subset", "obtain", "CATALOGUE",
     "derive_seed", "order_by_seed", "numpy_generator", "torch_generator",
     "InfomaxError", "UsageError", "DataError", "CorruptItem", "DoesNotFit", "PluginError",

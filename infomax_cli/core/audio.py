@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from infomax_cli.core.audio_headers import quick_header
 from infomax_cli.core.files import write_atomically
 from infomax_cli.errors import DataError, InfomaxError
 from infomax_cli.wording import describe_error
@@ -46,10 +47,13 @@ class AudioInfo:
         return -(-self.frames * rate // self.rate)
 
 
-def audio_info(path: Path) -> AudioInfo:
+def audio_info(path: Path | str) -> AudioInfo:
     """Read the header. Raises `DataError` naming the file, also where it holds no audio at all."""
+    if (found := quick_header(path)) is not None:
+        return AudioInfo(*found)
     import soundfile
 
+    path = Path(path)
     try:
         info = soundfile.info(_name(path))
     except (soundfile.SoundFileError, OSError, TypeError) as error:

@@ -23,6 +23,7 @@ AUGMENTATIONS: Mapping[str, type[Augmentation]] = {
     "random_resized_crop": image_augment.RandomResizedCrop,
     "color_jitter": image_augment.ColorJitter,
     "grayscale": image_augment.Grayscale,
+    "crop": speech_augment.Crop,
     "gain": speech_augment.Gain,
     "noise": speech_augment.Noise,
     "reverb": speech_augment.Reverb,

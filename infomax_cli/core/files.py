@@ -8,9 +8,14 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 def cache_root() -> Path:
@@ -65,6 +70,29 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+class ArrayCache:
+    """Arrays by name, kept as `IndexCache` keeps JSON, for what is too large for that."""
+
+    def __init__(self, kind: str, key: Any) -> None:
+        self.path = IndexCache(kind, key).path.with_suffix(".npz")
+
+    def read(self) -> dict[str, npt.NDArray[Any]] | None:
+        """What was written; None where there is nothing, or nothing that can be read."""
+        import numpy as np
+
+        try:
+            with np.load(self.path, allow_pickle=False) as kept:
+                return dict(kept)
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
+            return None
+
+    def write(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        import numpy as np
+
+        with contextlib.suppress(OSError), write_atomically(self.path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type] # numpy has an option beside them
 
 
 class IndexCache:

@@ -6,11 +6,14 @@ matplotlib is imported when a sheet is drawn, and never asks for a screen.
 from __future__ import annotations
 
 import colorsys
+import warnings
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
+from unicodedata import east_asian_width
 
 import numpy as np
 import torch
@@ -24,6 +27,7 @@ _TRIED = 30  # sounds that are looked at to find some with aligned labels
 _LONGEST = 4.0  # seconds of a sound that are shown
 _GOLDEN = 0.618034  # steps of the hue: classes that follow each other look unlike
 _UNKNOWN = "#ffffff"
+_NARROW, _WIDE = 19, 150  # letters that there is room for above an image, and above a sound
 
 
 def draw_sheet(dataset: Dataset, data: DataSpec, root: Path, path: Path, title: str) -> None:
@@ -42,7 +46,8 @@ def draw_sheet(dataset: Dataset, data: DataSpec, root: Path, path: Path, title: 
         _draw_sounds(figure, items, data)
     else:
         _draw_images(figure, items, data, whole)
-    with write_atomically(path) as temporary:
+    with write_atomically(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+")  # one that the font lacks is drawn as a box
         figure.savefig(temporary, format="png", dpi=100)
 
 
@@ -87,7 +92,8 @@ def _draw_sounds(figure: Any, items: Sequence[Item], data: DataSpec) -> None:
         rows[0].plot(np.arange(len(wave)) / rate, wave.numpy(), linewidth=0.4, color="#225588")
         loudest = max(1e-3, 1.05 * float(wave.abs().max()))
         rows[0].set(ylim=(-loudest, loudest), ylabel="wave")
-        rows[0].set_title(_printable(_caption(item, data, len(wave) < item.input.shape[-1])), fontsize=9, loc="left")
+        caption = _shortened(_caption(item, data, len(wave) < item.input.shape[-1]), _WIDE)
+        rows[0].set_title(_printable(caption), fontsize=9, loc="left")
         image = spectrogram_image(wave)[0].flip(0).numpy()
         rows[1].imshow(image, origin="lower", aspect="auto", extent=(0, seconds, 0, rate / 2000), cmap="magma")
         rows[1].set_ylabel("kHz")
@@ -131,6 +137,10 @@ def _draw_strip(axes: Any, values: Tensor, name: str, spec: LabelSpec, rate: int
         if piece.end - piece.start > 0.0075 * seconds * max(1, len(said)):  # else it would run into its neighbours
             middle = (piece.start + piece.end) / 2
             axes.text(middle, 0.5, _printable(said), ha="center", va="center", fontsize=8)
+    if not bool((values >= 0).any()):
+        axes.text(
+            0.5, 0.5, "not labelled", transform=axes.transAxes, ha="center", va="center", fontsize=8, color="gray"
+        )
     axes.set(yticks=[], ylim=(0, 1))
     axes.set_ylabel(_printable(name), rotation=0, ha="right", va="center")
 
@@ -155,7 +165,7 @@ def _draw_images(figure: Any, items: Sequence[Item], data: DataSpec, whole: Sequ
         image = _picture(item.input).numpy()
         axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         names = [_name_of(data.labels[name], int(item.labels[name])) for name in whole]
-        axes.set_title(_printable(", ".join(names)), fontsize=8)
+        axes.set_title(_printable(_shortened(", ".join(names), _NARROW)), fontsize=8)
 
 
 def _picture(x: Tensor) -> Tensor:
@@ -172,6 +182,12 @@ def _name_of(spec: LabelSpec, value: int) -> str:
     if value < 0:
         return "unknown"
     return spec.names[value] if value < len(spec.names) else str(value)
+
+
+def _shortened(text: str, most: int) -> str:
+    """At most as wide as so many letters; those of Chinese and the like are twice as wide."""
+    widths = list(accumulate(2 if east_asian_width(letter) in "WF" else 1 for letter in text))
+    return text if not widths or widths[-1] <= most else f"{text[: bisect_right(widths, most - 1)]}…"
 
 
 def _printable(text: str) -> str:

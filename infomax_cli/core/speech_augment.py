@@ -17,6 +17,27 @@ _SUFFIXES = (".flac", ".mp3", ".ogg", ".opus", ".wav")
 _WINDOW = 0.032  # seconds of a spectrum; its hop is a quarter of that
 
 
+class Crop(Augmentation):
+    """Only a part is heard, anywhere in the sound, with a share of its length drawn from `scale`: the rest is silent.
+
+    What is heard stays in place, as its labels do. How long a training item is, is the dataset's option `crop`.
+    """
+
+    medium = "sound"
+
+    def __init__(self, data: DataSpec, *, scale: Range = (0.5, 1.0), p: float = 1.0) -> None:
+        super().__init__(data, p=p)
+        self.scale = check_range("scale", scale, least=0, most=1)
+
+    def apply(self, x: Tensor, random: np.random.Generator) -> Tensor:
+        length = x.shape[-1]
+        size = max(1, round(length * random.uniform(*self.scale)))
+        first = int(random.integers(length - size, endpoint=True))
+        heard = torch.zeros_like(x)
+        heard[:, first : first + size] = x[:, first : first + size]
+        return heard
+
+
 class Gain(Augmentation):
     """Louder or softer by `decibels`."""
 

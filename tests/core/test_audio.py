@@ -11,6 +11,7 @@ import torch
 from scipy.signal import resample_poly
 
 from infomax_cli.core.audio import audio_info, read_audio
+from infomax_cli.core.audio_headers import quick_header
 from infomax_cli.errors import DataError
 
 
@@ -190,3 +191,47 @@ def test_a_file_of_floats_that_are_no_numbers_is_named(tmp_path: Path) -> None:
     for rate in (16000, 8000):
         with pytest.raises(DataError, match="it holds samples that are no numbers"):
             read_audio(path, rate=rate)
+
+
+# --- headers ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_wav_s_first_bytes_say_what_libsndfile_says(tmp_path: Path, subtype: str, channels: int) -> None:
+    path = write(tmp_path / "a.wav", noise(1001, channels), 44100, subtype=subtype)
+    assert quick_header(path) == (1001, 44100, channels) == _told_by_libsndfile(path)
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(8000, 1), (16000, 2), (96000, 8)])
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24"])
+def test_a_flac_s_first_bytes_say_what_libsndfile_says(tmp_path: Path, rate: int, channels: int, subtype: str) -> None:
+    path = write(tmp_path / "a.flac", noise(1001, channels), rate, subtype=subtype)
+    assert quick_header(path) == (1001, rate, channels) == _told_by_libsndfile(path)
+
+
+def _told_by_libsndfile(path: Path) -> tuple[int, int, int]:
+    told = soundfile.info(str(path))
+    return told.frames, told.samplerate, told.channels
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac"])
+def test_first_bytes_of_a_file_that_is_cut_short_or_spoilt_are_not_believed(tmp_path: Path, name: str) -> None:
+    """Wherever its header ends, and whichever of its bytes is another: what is believed libsndfile says, too, or else
+    the file cannot be decoded."""
+    path = write(tmp_path / name, noise(100))
+    content = path.read_bytes()
+    for end in range(0, len(content) if name == "a.wav" else 90, 3):
+        path.write_bytes(content[:end])
+        assert quick_header(path) is None
+    for place in range(48):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
+        if (found := quick_header(path)) is None:
+            continue
+        try:
+            told = _told_by_libsndfile(path)
+        except soundfile.LibsndfileError:
+            with pytest.raises(DataError, match=name):
+                read_audio(path)
+        else:
+            assert found == told

@@ -183,6 +183,26 @@ def test_shift_moves_within_its_bound_and_mirrors_what_comes_in() -> None:
     assert met == set(range(-10, 11))
 
 
+def test_of_a_crop_one_part_is_heard_anywhere_in_its_place_and_the_rest_is_silent() -> None:
+    x = 1 + torch.arange(200.0)[None].repeat(2, 1)
+    starts, sizes = set(), set()
+    for seed in range(400):
+        made = augment.Crop(DATA, scale=(0.25, 0.75))(x, seeded(seed))
+        heard = torch.nonzero(made[0]).flatten()
+        start, size = int(heard[0]), len(heard)
+        assert torch.equal(heard, torch.arange(start, start + size))
+        assert torch.equal(made[:, heard], x[:, heard])
+        assert torch.equal(made[0], made[1])
+        starts.add(start)
+        sizes.add(size)
+    assert min(sizes) == 50
+    assert max(sizes) == 150
+    assert min(starts) == 0
+    assert max(starts) > 140
+    assert torch.equal(augment.Crop(DATA, scale=1)(x, seeded(0)), x)
+    assert augment.Crop(DATA, scale=0)(x, seeded(0)).count_nonzero() == 2
+
+
 # --- SpecAugment -----------------------------------------------------------------------------------------------------
 
 

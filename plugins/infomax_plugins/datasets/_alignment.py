@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from infomax_cli.core.api import DataError
-from infomax_plugins.datasets._recordings import MISSING_HINT, Recording, listed
+from infomax_plugins.datasets._columns import Recording
+from infomax_plugins.datasets._recordings import MISSING_HINT, listed
 
 # Label i sees samples [160 i, 160 i + 400): Kaldi's 25 ms windows every 10 ms, edges snipped.
 HOP, WINDOW = 160, 400

@@ -5,11 +5,10 @@ A dataset adds how its files are found and read (`ImageDataset.read_corpus`).
 
 from __future__ import annotations
 
-import logging
 import os
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from numpy.typing import NDArray
 
 from infomax_cli.core.api import (
     CATALOGUE,
-    CorruptItem,
     DataError,
     DataSpec,
     Item,
@@ -27,19 +25,16 @@ from infomax_cli.core.api import (
     UsageError,
     derive_seed,
     fit_image,
-    numpy_generator,
     obtain,
 )
 from infomax_plugins.datasets._pictures import Pictures
-from infomax_plugins.datasets._recordings import allowed, corrupt_hint
+from infomax_plugins.datasets._stand_ins import StandIns
 
 Ints = NDArray[np.int64]
 Keys = NDArray[np.uint64]
 
 LABEL = "class"
 NOTHING_NEEDED = "`--data digits` needs none and runs right now."
-_ATTEMPTS = 100  # images tried in place of one that cannot be decoded
-_log = logging.getLogger("infomax")
 
 
 # --- what a dataset finds --------------------------------------------------------------------------------------------
@@ -112,9 +107,7 @@ class ImageSplit:
     shorter side was brought to `shorter` pixels, where that is given. ``split[index, seed]`` is the whole stored image,
     of whatever size, for views to crop.
 
-    An image that cannot be decoded is named once. Asked for without a seed it raises `CorruptItem`. With a seed
-    another, drawn from (index, seed), takes its place. More than the share `max_corrupt` of them (`allowed`), as
-    counted in one process, raises `DataError`.
+    What becomes of an image that cannot be decoded: see `StandIns`.
     """
 
     def __init__(
@@ -128,22 +121,16 @@ class ImageSplit:
         max_corrupt: float,
     ) -> None:
         self._pictures, self._places, self._labels = pictures, places, labels
-        self._grid, self._shorter, self._max_corrupt = grid, shorter, max_corrupt
-        self._corrupt: set[int] = set()
+        self._grid, self._shorter = grid, shorter
+        self._stand_ins = StandIns("images", len(places), len(places), max_corrupt)
 
     def __len__(self) -> int:
         return len(self._places)
 
     def __getitem__(self, key: tuple[int, int | None]) -> Item:
         index, seed = range(len(self))[key[0]], key[1]
-        for candidate in self._candidates(index, seed):
-            try:
-                return self._read(candidate, whole=seed is not None)
-            except DataError as error:
-                self._note(candidate, error, "it is left out" if seed is None else "other images take its place")
-                if seed is None:
-                    raise CorruptItem(error.message, error.hint) from error
-        raise DataError(f"none of {_ATTEMPTS} images tried can be decoded", corrupt_hint(self._max_corrupt))
+        whole = seed is not None
+        return self._stand_ins.take(index, seed, lambda place: self._read(place, whole=whole), lambda place: place)
 
     def item_labels(self, name: str) -> list[int]:
         """See `Split.item_labels`. Raises `DataError` where there is no such label."""
@@ -161,26 +148,6 @@ class ImageSplit:
             image = fit_image(image, self._grid, self._shorter)
         labels = {} if self._labels is None else {LABEL: int(self._labels[index])}
         return Item(image, labels, self._pictures.name(place))
-
-    def _candidates(self, index: int, seed: int | None) -> Iterator[int]:
-        """The image, and what takes its place where it is corrupt."""
-        yield index
-        if seed is None:
-            return
-        place = numpy_generator("replacement", index, seed)
-        for _ in range(_ATTEMPTS - 1):
-            yield int(place.integers(len(self)))
-
-    def _note(self, index: int, error: DataError, consequence: str) -> None:
-        if index in self._corrupt:
-            return
-        self._corrupt.add(index)
-        if len(self._corrupt) > allowed(self._max_corrupt, len(self)):
-            raise DataError(
-                f"{len(self._corrupt)} of {len(self)} images turned out to be corrupt, lastly: {error.message}",
-                corrupt_hint(self._max_corrupt),
-            ) from error
-        _log.warning("%s; %s", error.message, consequence)
 
 
 # --- datasets --------------------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ import numpy as np
 
 from infomax_cli.core.api import DataError, InfomaxError
 from infomax_plugins.datasets._alignment import HOP, WINDOW, Alignment, Labels, label_count
-from infomax_plugins.datasets._recordings import Recording, index_cache, natural_order, tell_left_out
+from infomax_plugins.datasets._columns import Recording
+from infomax_plugins.datasets._recordings import index_cache, natural_order, tell_left_out
 
 Format = Literal["textgrid", "phn"]
 Interval = tuple[float, float, str]  # from, to (exclusive): seconds in a TextGrid, samples in a .phn

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,15 @@ class Manifest:
     def where(self, line: int) -> str:
         """A row, for a message."""
         return f"{self.path}, line {line}"
+
+
+def digest_of(path: Path) -> str:
+    """What changes with a manifest; "" where it cannot be read, as `read_manifest` then says."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "blake2b").hexdigest()
+    except OSError:
+        return ""
 
 
 def read_manifest(path: Path) -> Manifest:

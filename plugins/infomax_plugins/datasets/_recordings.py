@@ -9,42 +9,26 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from infomax_cli.core.api import DataError, IndexCache, audio_info, order_by_seed
+from infomax_cli.core.api import ArrayCache, DataError, IndexCache, audio_info, order_by_seed
+from infomax_plugins.datasets._columns import Ints, Recording
 
 MISSING_HINT = (  # the end of every hint about data that is not there
     "Say where the data is with --root, data.root= or INFOMAX_DATA; `--data syllables` needs none and runs right now."
 )
-_NO_TAGS: Mapping[str, str] = {}
 _SHOWN = 5  # files named in one message
 _log = logging.getLogger("infomax")
 
 
-class Recording(NamedTuple):
-    """A file that was found, and what it is known by: `tags` are its whole-item labels, as text. A tuple, for there may
-    be 100,000."""
-
-    id: str
-    path: str
-    tags: Mapping[str, str] = _NO_TAGS
-    line: int = 0  # of the manifest; 0 where none lists it
-    frames: int = 0  # at the dataset's rate; 0 until its header has been read
-    rate: int = 0  # the file's own
-
-    def blame(self, where: str, problem: str) -> str:
-        """A problem of this file, for a message: with its line in the manifest `where`."""
-        return f"{where}, line {self.line}: {problem}" if self.line else problem
-
-
 @dataclass(frozen=True)
 class Measured:
-    """Recordings whose headers have been read, and why the others are left out, by what they are called."""
+    """Recordings whose headers have been read; why the others are left out, by what they are called; their paths."""
 
     good: list[Recording]
     left_out: Mapping[str, str]
+    unread: Sequence[str]
 
 
 def walk(folder: Path, suffixes: Collection[str]) -> list[str]:
@@ -72,34 +56,55 @@ def _refuse(error: OSError) -> None:
     raise DataError(f"cannot list {error.filename}: {error.strerror}") from error
 
 
-def measure(recordings: Sequence[Recording], rate: int, max_corrupt: float, where: str) -> Measured:
-    """The recordings with their lengths, from the files' headers; those that have none are named and left out.
+def measure(recordings: Sequence[Recording], rate: int, where: str) -> Measured:
+    """The recordings with their lengths, from the files' headers; those that have none are left out.
 
-    Headers are read once: they are cached under the paths, sizes and times of the files. Raises `DataError` when more
-    than the share `max_corrupt` is corrupt (`allowed`).
+    Headers are read once: they are cached with the sizes and times of the files. `where` they are is for messages.
     """
+    headers, problems = _headers([recording.path for recording in recordings])
+    headers[:, 2] = -(-headers[:, 2] * rate // np.maximum(headers[:, 3], 1))
     good: list[Recording] = []
-    left_out: dict[str, str] = {}
-    headers = _headers([recording.path for recording in recordings])
-    for recording, header in zip(recordings, headers, strict=True):
-        name, path, tags, line, *_ = recording
-        if isinstance(header, str):
-            left_out[name] = recording.blame(where, header)
+    unread: list[Recording] = []
+    for place, (recording, header) in enumerate(zip(recordings, headers.tolist(), strict=True)):
+        if place in problems:
+            unread.append(recording)
         else:
-            frames, own, _ = header
-            good.append(Recording(name, path, tags, line, -(-frames * rate // own), own))
-    tell_left_out(left_out, len(recordings), max_corrupt, f"recordings in {where} cannot be used")
-    return Measured(good, left_out)
+            name, path, tags, line, _, _, aligned, _, _ = recording
+            size, time, frames, own = header
+            good.append(Recording(name, path, tags, line, frames, own, aligned, size, time))
+    left_out = {
+        recording.id: recording.blame(where, problem)
+        for recording, problem in zip(unread, problems.values(), strict=True)
+    }
+    return Measured(good, left_out, [recording.path for recording in unread])
+
+
+def tell_unusable(measured: Measured, max_corrupt: float, where: str) -> None:
+    """See `tell_left_out`."""
+    count = len(measured.good) + len(measured.left_out)
+    tell_left_out(measured.left_out, count, max_corrupt, unusable(where))
+
+
+def unusable(where: str) -> str:
+    """What is left out, for a message."""
+    return f"recordings in {where} cannot be used"
 
 
 def tell_left_out(left_out: Mapping[str, str], count: int, max_corrupt: float, what: str) -> None:
     """Name what cannot be used of `count`; raises `DataError` where it is too much (`allowed`)."""
-    if not left_out:
-        return
-    named, number = listed(list(left_out.values())), f"{len(left_out)} of {count} {what}"
+    refuse_left_out(left_out, count, max_corrupt, what)
+    if left_out:
+        _log.warning("%s and are left out: %s", *_counted(left_out, count, what))
+
+
+def refuse_left_out(left_out: Mapping[str, str], count: int, max_corrupt: float, what: str) -> None:
+    """Raises `DataError` where more than the share `max_corrupt` cannot be used."""
     if len(left_out) > allowed(max_corrupt, count):
-        raise DataError(f"{number}: {named}", corrupt_hint(max_corrupt))
-    _log.warning("%s and are left out: %s", number, named)
+        raise DataError(": ".join(_counted(left_out, count, what)), corrupt_hint(max_corrupt))
+
+
+def _counted(left_out: Mapping[str, str], count: int, what: str) -> tuple[str, str]:
+    return f"{len(left_out)} of {count} {what}", listed(list(left_out.values()))
 
 
 def listed(what: Sequence[str]) -> str:
@@ -119,37 +124,49 @@ def corrupt_hint(share: float) -> str:
     )
 
 
-def _headers(paths: Sequence[str]) -> list[list[int] | str]:
-    """(frames, rate, channels) of each file, or why it has none."""
-    if len(paths) > 1000:
-        _log.info("reading the headers of %d files, unless this has been done before", len(paths))
-    rows: list[list[int] | str] = index_cache("headers", paths).get(lambda: [_header(path) for path in paths])
-    # What failed is tried again: the reason may have been the disk or the rights, which no stamp tells.
-    return [_header(path) if isinstance(row, str) else row for path, row in zip(paths, rows, strict=True)]
+def _headers(paths: Sequence[str]) -> tuple[Ints, dict[int, str]]:
+    """``(N, 4)``: size, time, frames and rate of each file; and why some have no header, by place."""
+    cache = ArrayCache("headers", ["3", hash_of(paths)])
+    known, stamps = cache.read(), stamps_of(paths)
+    before = np.full((len(paths), 4), -2) if known is None else known["rows"]
+    # what failed is tried again: the reason may have been the disk or the rights, which no stamp tells
+    to_read = np.flatnonzero((before[:, :2] != stamps).any(axis=1) | (before[:, 2] < 0)).tolist()
+    if len(to_read) > 1000:
+        _log.info("reading the headers of %d files", len(to_read))
+    rows, problems = np.concatenate([stamps, before[:, 2:]], axis=1), dict[int, str]()
+    for place in to_read:
+        try:
+            info = audio_info(paths[place])
+            rows[place, 2:] = info.frames, info.rate
+        except DataError as error:
+            rows[place, 2:] = -1
+            problems[place] = error.message
+    if len(to_read) > len(problems) or known is None:
+        cache.write({"rows": rows})
+    return rows, problems
 
 
 def index_cache(kind: str, paths: Sequence[str]) -> IndexCache:
     """For what is read out of these files: valid while their paths, sizes and times stay the same."""
-    known = blake2b("\0".join(paths).encode(errors="surrogateescape"))
-    known.update(np.array([stamp(path) for path in paths], dtype=np.int64).tobytes())
-    return IndexCache(kind, ["2", known.hexdigest()])
+    return IndexCache(kind, ["3", hash_of(paths), blake2b(stamps_of(paths).tobytes()).hexdigest()])
 
 
-def stamp(path: str) -> tuple[int, int]:
-    """What changes when a file does: its size and its time."""
-    try:
-        status = os.stat(path)  # noqa: PTH116 - once for each of 28,539 files
-    except OSError:
-        return (-1, -1)
-    return (status.st_size, status.st_mtime_ns)
+def hash_of(paths: Sequence[str]) -> str:
+    return blake2b("\0".join(paths).encode(errors="surrogateescape")).hexdigest()
 
 
-def _header(path: str) -> list[int] | str:
-    try:
-        info = audio_info(Path(path))
-    except DataError as error:
-        return error.message
-    return [info.frames, info.rate, info.channels]
+def stamps_of(paths: Sequence[str]) -> Ints:
+    """``(N, 2)``: what changes when a file does: its size and its time, in nanoseconds; -1 where there is none."""
+    sizes, times = [], []
+    for path in paths:
+        try:
+            status = os.stat(path)  # noqa: PTH116 - once for each of 100,000 files
+            sizes.append(status.st_size)
+            times.append(status.st_mtime_ns)
+        except (OSError, ValueError):
+            sizes.append(-1)
+            times.append(-1)
+    return np.array([sizes, times], dtype=np.int64).T
 
 
 def draw(names: Iterable[str], fraction: float, *seed: int | str) -> set[str]:

@@ -9,7 +9,6 @@ import contextlib
 import gc
 import logging
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,6 @@ import torch
 from torch import Tensor
 
 from infomax_cli.core.api import (
-    CorruptItem,
     DataError,
     DataSpec,
     Item,
@@ -31,12 +29,13 @@ from infomax_cli.core.api import (
     read_audio,
 )
 from infomax_plugins.datasets._alignment import HOP, WINDOW, Alignment, Labels, cut, label_count
-from infomax_plugins.datasets._recordings import Recording, allowed, corrupt_hint, hold_out, natural_order
+from infomax_plugins.datasets._columns import Ints, Recording, Recordings
+from infomax_plugins.datasets._recordings import hold_out, natural_order
+from infomax_plugins.datasets._stand_ins import StandIns
 
 Mode = Literal["random", "first", "chunks"]
 
 SEEN = 0.1  # share of the recordings of training speakers held out for probing speakers
-_ATTEMPTS = 100  # items tried in place of one that cannot be decoded
 _log = logging.getLogger("infomax")
 
 
@@ -47,15 +46,16 @@ class Corpus:
     `left_out` says what was found and cannot be used, and why.
     """
 
-    splits: Mapping[str, Sequence[Recording]]
+    splits: Mapping[str, Recordings]
     why: Mapping[str, str]
     labels: Sequence[str]
     aligned: Mapping[str, Alignment] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def recordings(self) -> Iterator[Recording]:
-        return (recording for split in self.splits.values() for recording in split)
+    def classes(self, label: str) -> tuple[str, ...]:
+        """The values of a whole-item label in all splits, so that a class has the same number in each."""
+        found = {value for split in self.splits.values() for value in split.values(label)}
+        return tuple(sorted(found, key=natural_order))
 
 
 @dataclass(frozen=True)
@@ -72,20 +72,23 @@ class Crops:
         assert self.crop is not None
         return -(-self.crop // HOP) * HOP
 
-    def items(self, recording: Recording) -> int:
-        """How many items a recording makes; one shorter than the crop still makes one."""
+    def items(self, frames: Ints) -> Ints:
+        """How many items each recording makes of so many `frames`; one shorter than the crop still makes one."""
         if self.mode != "chunks":
-            return 1
+            return np.ones_like(frames)
         assert self.crop is not None
-        return 1 + max(0, recording.frames - self.crop) // self.step
+        items: Ints = 1 + np.maximum(0, frames - self.crop) // self.step
+        return items
 
-    def lengths(self, recording: Recording) -> Iterator[int]:
-        """The samples that each item of a recording has of it, padding left out."""
+    def lengths(self, frames: Ints) -> Ints:
+        """The samples that each item has of its recording, padding left out."""
         if self.mode != "chunks":
-            yield recording.frames
-            return
-        for chunk in range(self.items(recording)):
-            yield min(self.crop or 0, recording.frames - chunk * self.step)
+            return frames
+        assert self.crop is not None
+        counts = self.items(frames)
+        chunks = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        lengths: Ints = np.minimum(self.crop, np.repeat(frames, counts) - chunks * self.step)
+        return lengths
 
     def start(self, frames: int, *seed: int) -> int:
         """Where a crop starts: a random one at any multiple of 160 from which it fits."""
@@ -141,7 +144,7 @@ class SpeechDataset(ABC):
             axes=("time",),
             rate=self.crops.rate,
             labels=self._label_specs(corpus),
-            sizes={name: sum(map(self.crops.items, found)) for name, found in corpus.splits.items() if found},
+            sizes={name: int(self.crops.items(found.frames).sum()) for name, found in corpus.splits.items() if found},
         )
 
     def split(self, root: Path, name: str) -> SpeechSplit:
@@ -157,7 +160,7 @@ class SpeechDataset(ABC):
             corpus.splits[name],
             self.crops,
             longest=self._longest(corpus),
-            classes={label: _values(corpus, label) for label in corpus.labels},
+            classes={label: corpus.classes(label) for label in corpus.labels},
             aligned={label: alignment.values for label, alignment in corpus.aligned.items()},
             max_corrupt=self.max_corrupt,
         )
@@ -177,10 +180,10 @@ class SpeechDataset(ABC):
         if not corpus.splits[name]:
             raise DataError(f"the split {name} of {self.name} is empty: {corpus.why.get(name, 'nothing was found')}")
 
-    def _tell_short(self, recordings: Sequence[Recording]) -> None:
+    def _tell_short(self, recordings: Recordings) -> None:
         """Zeros that are learned from should not go unnoticed."""
         crop = self.crops.crop or 0
-        short = sum(recording.frames < crop for recording in recordings)
+        short = int((recordings.frames < crop).sum())
         if short:
             _log.warning(
                 "%d of %d training recordings are shorter than the crop (%d samples, %.2f s): zeros pad them; "
@@ -191,14 +194,14 @@ class SpeechDataset(ABC):
     def _label_specs(self, corpus: Corpus) -> dict[str, LabelSpec]:
         specs: dict[str, LabelSpec] = {}
         for label in corpus.labels:
-            values = _values(corpus, label)
+            values = corpus.classes(label)
             specs[label] = LabelSpec(classes=len(values), names=values)
         for label, alignment in corpus.aligned.items():
             specs[label] = LabelSpec(alignment.classes, hop=HOP, offset=WINDOW / 2, names=alignment.names)
         return specs
 
     def _longest(self, corpus: Corpus) -> int:
-        return max(recording.frames for recording in corpus.recordings)
+        return max(int(found.frames.max(initial=0)) for found in corpus.splits.values())
 
     def set_aside_validation(self, splits: dict[str, list[Recording]], why: dict[str, str]) -> None:
         """Move a seeded part of the training recordings to the split validation."""
@@ -223,27 +226,18 @@ def collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _values(corpus: Corpus, label: str) -> tuple[str, ...]:
-    """The values of a whole-item label in all splits, so that a class has the same number in each."""
-    found = {recording.tags[label] for recording in corpus.recordings if label in recording.tags}
-    return tuple(sorted(found, key=natural_order))
-
-
 class SpeechSplit:
     """One split. ``split[index, seed]`` is a training item, ``split[index, None]`` the whole recording, or its chunk.
 
     A recording shorter than the crop is padded with zeros at its end, its aligned labels with -1; without a crop all
     are padded to the longest of the corpus.
 
-    A recording that turns out to be corrupt when it is decoded is named once. Asked for as a whole it raises
-    `CorruptItem`. Of a training item another, drawn from (index, seed), takes the place, and which depends on nothing
-    that was read before, so that neither the number of loader workers nor a resumed run changes it. More than the share
-    `max_corrupt` of the recordings (`allowed`), as counted in one process, raises `DataError`.
+    What becomes of a recording that turns out to be corrupt when it is decoded: see `StandIns`.
     """
 
     def __init__(
         self,
-        recordings: Sequence[Recording],
+        recordings: Recordings,
         crops: Crops,
         *,
         longest: int,
@@ -254,47 +248,27 @@ class SpeechSplit:
         self._recordings = recordings
         self._crops = crops
         self._longest = longest
-        self._classes = {label: {value: i for i, value in enumerate(values)} for label, values in classes.items()}
-        here = {recording.id for recording in recordings}
+        self._classes = {label: recordings.classes(label, names) for label, names in classes.items()}
+        here = {recording.id for recording in recordings} if aligned else ()
         self._aligned = {label: {i: v for i, v in values.items() if i in here} for label, values in aligned.items()}
-        self._max_corrupt = max_corrupt
-        # in memory that loader processes share, so that what one of them finds corrupt counts for all
-        self._corrupt: Tensor = torch.zeros(len(recordings), dtype=torch.bool).share_memory_()  # type: ignore[no-untyped-call]
         # the recording of item i is the first whose items end beyond i
-        self._ends = np.cumsum([crops.items(recording) for recording in recordings])
+        self._counts = crops.items(recordings.frames)
+        self._ends = np.cumsum(self._counts)
+        self._stand_ins = StandIns("recordings", len(self), len(recordings), max_corrupt)
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
     def __getitem__(self, key: tuple[int, int | None]) -> Item:
         index, seed = range(len(self))[key[0]], key[1]
-        for candidate in self._candidates(index, seed):
-            try:
-                return self._read(candidate, seed)
-            except DataError as error:
-                self._note(candidate, error, "it is left out" if seed is None else "other items take its place")
-                if seed is None:
-                    raise CorruptItem(error.message, error.hint) from error
-        raise DataError(f"none of {_ATTEMPTS} recordings tried can be decoded", corrupt_hint(self._max_corrupt))
-
-    def _candidates(self, index: int, seed: int | None) -> Iterator[int]:
-        """The item, and what takes its place where it is corrupt."""
-        yield index
-        if seed is None:
-            return
-        place = numpy_generator("replacement", index, seed)
-        for _ in range(_ATTEMPTS - 1):
-            yield int(place.integers(len(self)))
+        return self._stand_ins.take(index, seed, lambda place: self._read(place, seed), self._place)
 
     def item_labels(self, name: str) -> list[int]:
         """See `Split.item_labels`. Raises `DataError` where there is no such whole-item label."""
         if name not in self._classes:
             raise DataError(f"there is no whole-item label {name!r}; there are: {', '.join(self._classes) or 'none'}")
-        values = (self._label(recording, name) for recording in self._recordings)
-        return [v for v, r in zip(values, self._recordings, strict=True) for _ in range(self._crops.items(r))]
-
-    def _label(self, recording: Recording, name: str) -> int:
-        return self._classes[name].get(recording.tags.get(name, ""), -1)
+        values: list[int] = np.repeat(self._classes[name], self._counts).tolist()
+        return values
 
     def facts(self) -> SplitFacts:
         """See `Split`."""
@@ -303,21 +277,17 @@ class SpeechSplit:
             known = [values[r.id][: label_count(r.frames)] for r in self._recordings if r.id in values]
             flat = np.concatenate(known) if known else np.empty(0, dtype=np.int16)
             counts[label] = np.bincount(flat[flat >= 0]).tolist()
-        lengths = [length for recording in self._recordings for length in self._crops.lengths(recording)]
-        return SplitFacts(lengths, Counter(recording.rate for recording in self._recordings), counts)
+        rates, files = np.unique(self._recordings.rates, return_counts=True)
+        lengths: list[int] = self._crops.lengths(self._recordings.frames).tolist()
+        return SplitFacts(lengths, dict(zip(rates.tolist(), files.tolist(), strict=True)), counts)
 
     def _place(self, index: int) -> int:
         """Which of the recordings an item is of."""
         return int(np.searchsorted(self._ends, index, side="right"))
 
-    def _locate(self, index: int) -> tuple[Recording, int]:
-        """The recording of an item, and which of its chunks the item is."""
-        which = self._place(index)
-        recording = self._recordings[which]
-        return recording, index - int(self._ends[which]) + self._crops.items(recording)
-
     def _read(self, index: int, seed: int | None) -> Item:
-        recording, chunk = self._locate(index)
+        which = self._place(index)
+        recording, chunk = self._recordings[which], index - int(self._ends[which] - self._counts[which])
         crops = self._crops
         if crops.mode == "chunks":
             start, size = chunk * crops.step, crops.crop or 0
@@ -327,20 +297,7 @@ class SpeechSplit:
             start, size = crops.start(recording.frames, index, seed), crops.crop or self._longest
         audio = read_audio(Path(recording.path), start, size, crops.rate)
         audio = torch.nn.functional.pad(audio, (0, size - audio.shape[-1]))
-        labels: dict[str, int | Tensor] = {name: self._label(recording, name) for name in self._classes}
+        labels: dict[str, int | Tensor] = {name: int(of[which]) for name, of in self._classes.items()}
         for name, values in self._aligned.items():
             labels[name] = cut(values.get(recording.id), recording.frames, start, size)
         return Item(audio, labels, f"{recording.id}#{chunk}" if crops.mode == "chunks" else recording.id)
-
-    def _note(self, index: int, error: DataError, consequence: str) -> None:
-        place = self._place(index)
-        if self._corrupt[place]:
-            return
-        self._corrupt[place] = True
-        count = int(self._corrupt.sum())
-        if count > allowed(self._max_corrupt, len(self._recordings)):
-            raise DataError(
-                f"{count} of {len(self._recordings)} recordings turned out to be corrupt, lastly: {error.message}",
-                corrupt_hint(self._max_corrupt),
-            ) from error
-        _log.warning("%s; %s", error.message, consequence)

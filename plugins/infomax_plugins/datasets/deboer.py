@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from infomax_cli.core.api import DataError
-from infomax_plugins.datasets._recordings import MISSING_HINT, Recording, measure, walk
+from infomax_plugins.datasets._columns import Recording, in_columns
+from infomax_plugins.datasets._recordings import MISSING_HINT, measure, tell_unusable, walk
 from infomax_plugins.datasets._speech import Corpus, Mode, SpeechDataset
 
 Unit = Literal["word", "syllable"]
@@ -74,13 +75,14 @@ class DeBoer(SpeechDataset):
     def read_corpus(self, root: Path) -> Corpus:
         folder = root / Path(self.path or _FOLDERS[self.unit]).expanduser()
         splits = {name: self._recordings(root, folder / name, name) for name in ("train", "test")}
-        measured = measure([r for split in splits.values() for r in split], 16000, self.max_corrupt, str(folder))
+        measured = measure([r for split in splits.values() for r in split], 16000, str(folder))
+        tell_unusable(measured, self.max_corrupt, str(folder))
         good = {recording.id: recording for recording in measured.good}
         kept = {name: [good[r.id] for r in split if r.id in good] for name, split in splits.items()}
         why: dict[str, str] = {}
         self.set_aside_validation(kept, why)
         labels = ["word"] if self.unit == "word" else ["syllable", "vowel"]
-        return Corpus(kept, why, labels=labels, left_out=measured.left_out)
+        return Corpus(in_columns(kept), why, labels=labels, left_out=measured.left_out)
 
     def _recordings(self, root: Path, folder: Path, split: str) -> list[Recording]:
         if not folder.is_dir():

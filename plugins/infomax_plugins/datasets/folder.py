@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from infomax_cli.core.api import DataError, UsageError
+from infomax_cli.core.api import CATALOGUE, DataError, UsageError
 from infomax_plugins.datasets._alignment import Alignment, fit_alignment, read_alignment
+from infomax_plugins.datasets._columns import Recording, Recordings, in_columns
+from infomax_plugins.datasets._dealt import Dealt, recall
 from infomax_plugins.datasets._intervals import find_beside, read_intervals
-from infomax_plugins.datasets._manifest import Manifest, read_manifest
-from infomax_plugins.datasets._recordings import MISSING_HINT, Recording, draw, hold_out, measure, walk
+from infomax_plugins.datasets._manifest import Manifest, digest_of, read_manifest
+from infomax_plugins.datasets._recordings import (
+    MISSING_HINT,
+    draw,
+    hash_of,
+    hold_out,
+    measure,
+    refuse_left_out,
+    tell_left_out,
+    unusable,
+    walk,
+)
 from infomax_plugins.datasets._speech import SEEN, Corpus, Mode, SpeechDataset
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
@@ -114,15 +126,35 @@ class Folder(SpeechDataset):
 
     def read_corpus(self, root: Path) -> Corpus:
         where = self._locate(root, self.path, "data.path=")
-        listing = _Listing(self._list_folder(where)) if where.is_dir() else self._read_manifest(read_manifest(where))
-        measured = measure(listing.recordings, self.crops.rate, self.max_corrupt, str(where))
+        dealt = self._recall(where)
+        tell_left_out(dealt.left_out, dealt.count, self.max_corrupt, unusable(str(where)))
+        splits = dict(dealt.splits)
+        if left := splits.pop("", ()):
+            _log.warning("%d recordings are left out: %s does not say their split", len(left), where)
+        aligned, unaligned = self._read_aligned(splits, root, where)
+        left_out = {**dealt.left_out, **unaligned}
+        return Corpus(splits, dealt.why, labels=self.label_names, aligned=aligned, left_out=left_out)
+
+    def _recall(self, where: Path) -> Dealt:
+        """What is there, from the cache where nothing has changed."""
+        key = [
+            str(where), self.columns, self.label_names, self.split_by, self.split_column, self.speaker,
+            self.crops.rate, self.test_fraction, self.validation_fraction, self.split_seed,
+        ]  # fmt: skip
+        if where.is_dir():
+            paths = self._walk(where)
+            return recall([*key, hash_of(paths)], lambda: self._deal(self._list_folder(where, paths), where))
+        return recall([*key, digest_of(where)], lambda: self._deal(self._read_manifest(read_manifest(where)), where))
+
+    def _deal(self, listing: _Listing, where: Path) -> Dealt:
+        """Each recording that has a header to its split; those that have none said go to the split ""."""
+        measured = measure(listing.recordings, self.crops.rate, str(where))
+        refuse_left_out(measured.left_out, len(listing.recordings), self.max_corrupt, unusable(str(where)))
         if not measured.good:
             raise DataError(f"there is no audio in {where} that can be read", f"Known are {', '.join(SUFFIXES)}.")
         why: dict[str, str] = {}
         splits = self._split(measured.good, listing, where, why)
-        aligned, unaligned = self._read_aligned(measured.good, listing, root, where)
-        left_out = {**measured.left_out, **unaligned}
-        return Corpus(splits, why, labels=self.label_names, aligned=aligned, left_out=left_out)
+        return Dealt(in_columns(splits), why, measured.left_out, measured.unread)
 
     def _locate(self, root: Path, given: str, option: str) -> Path:
         """A folder or file: absolute, or below the root, or below the working folder."""
@@ -131,11 +163,14 @@ class Folder(SpeechDataset):
         for candidate in tried:
             if candidate.is_dir() or candidate.is_file():
                 return candidate
-        raise DataError(f"there is no {' and no '.join(map(str, tried))}", f"Name it with {option}. {MISSING_HINT}")
+        raise DataError(
+            f"there is no {' and no '.join(map(str, tried))}",
+            f"{_how_to_get(root, Path(given))}Name it with {option}. {MISSING_HINT}",
+        )
 
     # --- what is listed
 
-    def _list_folder(self, folder: Path) -> list[Recording]:
+    def _walk(self, folder: Path) -> list[str]:
         if self.columns or self.split_by == "column":
             wanted = f"labels {', '.join(self.columns)}" if self.columns else f"column {self.split_column}"
             raise DataError(
@@ -145,7 +180,11 @@ class Folder(SpeechDataset):
         paths = walk(folder, SUFFIXES)
         if not paths:
             raise DataError(f"there is no audio in {folder}", f"Known are {', '.join(SUFFIXES)}.")
-        return [Recording(path, f"{folder}/{path}", self._parent(f"{folder}/{path}", folder)) for path in paths]
+        return paths
+
+    def _list_folder(self, folder: Path, paths: Sequence[str]) -> _Listing:
+        tagged = ((path, f"{folder}/{path}") for path in paths)
+        return _Listing([Recording(path, where, self._parent(where, folder)) for path, where in tagged])
 
     def _parent(self, path: str, top: Path) -> dict[str, str]:
         """The label that the folder of a file is, if it is to be one."""
@@ -165,17 +204,18 @@ class Folder(SpeechDataset):
             name = ids[row] or path
             if not path:
                 raise DataError(f"{manifest.where(line)}: there is no path")
+            if "\0" in f"{name}{path}{alignments[row]}":
+                raise DataError(f"{manifest.where(line)}: it holds the character 0, as no file's name may")
             if (first := seen.setdefault(name, line)) != line:
                 raise DataError(f"{manifest.where(line)}: {name} is listed a second time, after line {first}")
             where = _below(top, path)
             tags = {label: value for label, values in labels.items() if (value := values[row])}
             if self.label_from_parent:
                 tags |= self._parent(where, manifest.path.parent)
-            listing.recordings.append(Recording(name, where, tags, line))
+            aligned = _below(top, alignments[row]) if alignments[row] else ""
+            listing.recordings.append(Recording(name, where, tags, line, aligned=aligned))
             if listing.splits is not None:
                 listing.splits[name] = splits[row]
-            if alignments[row]:
-                listing.aligned[name] = _below(top, alignments[row])
         return listing
 
     # --- splits
@@ -184,7 +224,7 @@ class Folder(SpeechDataset):
         self, recordings: list[Recording], listing: _Listing, where: Path, why: dict[str, str]
     ) -> dict[str, list[Recording]]:
         if listing.splits is not None:
-            splits = _by_column(recordings, listing.splits, where)
+            splits = _by_column(recordings, listing.splits)
             why |= dict.fromkeys(("train", *splits), f"nothing in {where} that can be read belongs to it")
         elif self.split_by == "speaker":
             return self._by_speaker(recordings, where, why)
@@ -223,11 +263,12 @@ class Folder(SpeechDataset):
     # --- aligned labels
 
     def _read_aligned(
-        self, recordings: list[Recording], listing: _Listing, root: Path, where: Path
+        self, splits: Mapping[str, Recordings], root: Path, where: Path
     ) -> tuple[dict[str, Alignment], dict[str, str]]:
         """Aligned labels by name, and what of them cannot be used."""
         if self.aligned == "none":
             return {}, {}
+        recordings = [recording for split in splits.values() for recording in split]
         path = None if self.aligned_path is None else self._locate(root, self.aligned_path, "data.aligned_path=")
         if self.aligned == "frames":
             assert path is not None
@@ -236,7 +277,7 @@ class Folder(SpeechDataset):
         files = {
             recording.id: found
             for recording in recordings
-            if (found := listing.aligned.get(recording.id) or find_beside(recording, self.aligned, folder, str(top)))
+            if (found := recording.aligned or find_beside(recording, self.aligned, folder, str(top)))
         }
         if not files:
             kind = "TextGrid" if self.aligned == "textgrid" else ".phn"
@@ -252,6 +293,15 @@ class Folder(SpeechDataset):
         )
 
 
+def _how_to_get(root: Path, path: Path) -> str:
+    """Nothing where it lies in no folder that a command gets."""
+    for entry in CATALOGUE.values():
+        for name, subset in entry.subsets.items():
+            if path.is_relative_to(subset.folder):
+                return f"{entry.how_to_get(root, name)}. "
+    return ""
+
+
 def _below(top: str, path: str) -> str:
     """A path of a manifest in the folder `top`; called once a row, so no `Path`."""
     if path.startswith("~"):
@@ -259,22 +309,18 @@ def _below(top: str, path: str) -> str:
     return path if os.path.isabs(path) else f"{top}/{path}"  # noqa: PTH117
 
 
+@dataclass(frozen=True)
 class _Listing:
-    """Recordings as a manifest or a folder lists them; by id, the splits that it names (None: it names none), and where
-    it says that the alignments lie."""
+    """Recordings as a manifest or a folder lists them; by id, the splits that it names (None: it names none)."""
 
-    def __init__(self, recordings: list[Recording], splits: dict[str, str] | None = None) -> None:
-        self.recordings = recordings
-        self.splits = splits
-        self.aligned: dict[str, str] = {}
+    recordings: list[Recording]
+    splits: dict[str, str] | None = None
 
 
-def _by_column(recordings: list[Recording], named: Mapping[str, str], manifest: Path) -> dict[str, list[Recording]]:
+def _by_column(recordings: list[Recording], named: Mapping[str, str]) -> dict[str, list[Recording]]:
     splits: dict[str, list[Recording]] = {"train": []}
     for recording in recordings:
         splits.setdefault(named[recording.id], []).append(recording)
-    if left := splits.pop("", []):
-        _log.warning("%d recordings are left out: %s does not say their split", len(left), manifest)
     return splits
 
 

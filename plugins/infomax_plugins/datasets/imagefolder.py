@@ -21,6 +21,12 @@ _SPLITS = {
     "val": ("val", "valid", "validation", "ilsvrc2012_img_val", "places205_256_val"),
     "test": ("test", "testing"),
 }
+# no command gets these; by what their folder is called
+_ELSEWHERE = {
+    "tiny-imagenet-200": "unpack http://cs231n.stanford.edu/tiny-imagenet-200.zip (237 MiB) there",
+    "imagenet": "https://image-net.org gives it to those who register (144 GB)",
+    "places205": "http://places.csail.mit.edu gives it to those who ask",
+}
 _ANNOTATIONS = "val_annotations.txt"  # Tiny ImageNet's: the name of a file, its class, and a box
 _log = logging.getLogger("infomax")
 
@@ -118,9 +124,11 @@ class ImageFolder(ImageDataset):
         for folder in tried:
             if folder.is_dir():
                 return folder
+        elsewhere = _ELSEWHERE.get(given.name.lower())
         raise DataError(
             f"there is no folder {' and no '.join(map(str, tried))}",
-            f"Name it with data.path=. {MISSING_HINT.replace('syllables', 'digits')}",
+            f"{f'No command gets it: {elsewhere}. ' if elsewhere else ''}Name it with data.path=. "
+            f"{MISSING_HINT.replace('syllables', 'digits')}",
         )
 
     def _source(self, top: Path, part: Part, classes: Sequence[str]) -> Source:

@@ -10,14 +10,15 @@ from typing import Literal
 
 from infomax_cli.core.api import CATALOGUE, DataError, obtain
 from infomax_plugins.datasets._alignment import Alignment, fit_alignment, read_alignment
+from infomax_plugins.datasets._columns import Recording, in_columns
 from infomax_plugins.datasets._recordings import (
     MISSING_HINT,
-    Recording,
     draw,
     hold_out,
     listed,
     measure,
     natural_order,
+    tell_unusable,
     walk,
 )
 from infomax_plugins.datasets._speech import SEEN, Corpus, Mode, SpeechDataset
@@ -110,7 +111,8 @@ class LibriSpeech(SpeechDataset):
         present = {utterance.id for utterance in utterances}
         if len(present) < len(utterances):
             raise DataError(f"an utterance is in {where} more than once", "Each id may be there only once.")
-        measured = measure(self._keep(utterances, where), _RATE, self.max_corrupt, where)
+        measured = measure(self._keep(utterances, where), _RATE, where)
+        tell_unusable(measured, self.max_corrupt, where)
         utterances = measured.good
         if not utterances:
             raise DataError(f"there is no utterance in {where} that can be read", MISSING_HINT)
@@ -118,7 +120,7 @@ class LibriSpeech(SpeechDataset):
         splits = self._split(utterances, present, root, why)
         self.set_aside_validation(splits, why)
         aligned = self._read_phones(root, splits)
-        return Corpus(splits, why, labels=["speaker"], aligned=aligned, left_out=measured.left_out)
+        return Corpus(in_columns(splits), why, labels=["speaker"], aligned=aligned, left_out=measured.left_out)
 
     def _keep(self, utterances: list[Recording], where: str) -> list[Recording]:
         """The utterances of the chosen speakers."""

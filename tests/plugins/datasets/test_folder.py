@@ -382,22 +382,65 @@ def test_a_large_manifest_is_indexed_once_and_changes_are_noticed(root: Path, mo
     for number in range(300):
         os.link(root / "one.wav", root / f"{number}.wav")
     name = manifest(root, "path\n" + "".join(f"{number}.wav\n" for number in range(300)))
-    read: list[Path] = []
-    original = _recordings.audio_info
+    read: list[str] = []
+    drawn: list[float] = []
+    original, draw = _recordings.audio_info, _recordings.draw
 
-    def counted(path: Path) -> object:
+    def counted(path: str) -> object:
         read.append(path)
         return original(path)
 
+    def counted_draw(names: set[str], fraction: float, *seed: int | str) -> set[str]:
+        drawn.append(fraction)
+        return draw(names, fraction, *seed)
+
     monkeypatch.setattr(_recordings, "audio_info", counted)
+    monkeypatch.setattr(_recordings, "draw", counted_draw)
     assert sum(folder(name).describe(root).sizes.values()) == 300
     assert len(read) == 300
-    assert sum(folder(name).describe(root).sizes.values()) == 300
-    assert len(read) == 300
+    first = members(folder(name), root)
+    assert (len(read), len(drawn)) == (300, 2)
+    again = folder(name)
+    assert sum(again.describe(root).sizes.values()) == 300
+    assert members(again, root) == first
+    assert (len(read), len(drawn)) == (300, 2)
     (root / "7.wav").unlink()
     write(root / "7.wav", samples=3200)
     assert folder(name, crop=None).describe(root).grid == (3200,)
-    assert len(read) == 600
+    assert len(read) == 301
+    (root / "8.wav").unlink()
+    (root / "8.wav").touch()
+    spoilt = folder(name)
+    assert sum(spoilt.describe(root).sizes.values()) == 299
+    assert list(spoilt.left_out(root)) == ["8.wav"]
+
+
+def members(data: Folder, root: Path) -> dict[str, list[tuple[str, dict[str, object]]]]:
+    """The ids and labels of each split's items, in order."""
+    return {
+        name: [(item.id, dict(item.labels)) for index in range(size) for item in [data.split(root, name)[index, None]]]
+        for name, size in data.describe(root).sizes.items()
+    }
+
+
+def test_what_is_kept_of_a_manifest_is_all_that_it_says(root: Path) -> None:
+    """Labels, splits, what is left out and what belongs nowhere are the same when it is opened again."""
+    lines = ["path,id,word,split"]
+    for number in range(12):
+        write(root / f"ä{number}.wav", samples=1600 + number)
+        lines.append(f"ä{number}.wav,ö{number},{'' if number == 3 else number % 2},{('train', 'test', '')[number % 3]}")
+    (root / "ä4.wav").write_bytes(b"no sound")
+    name = manifest(root, "\n".join(lines) + "\n")
+    made, kept = (folder(name, labels=["word"]) for _ in range(2))
+    assert members(made, root) == members(kept, root)
+    assert dict(made.left_out(root)) == dict(kept.left_out(root))
+    assert list(kept.left_out(root)) == ["ö4"]
+    assert {name: len(found) for name, found in members(kept, root).items()} == {"train": 4, "test": 3}
+    assert dict(members(kept, root)["train"])["ö3"] == {"word": -1}
+    write(root / "ä4.wav", samples=1600)
+    assert not folder(name, labels=["word"]).left_out(root)
+    (root / name).write_text((root / name).read_text().replace(",test", ",train"))
+    assert "test" not in folder(name, labels=["word"]).describe(root).sizes
 
 
 # --- aligned labels --------------------------------------------------------------------------------------------------

@@ -521,8 +521,8 @@ def test_headers_are_read_once_and_again_when_a_file_changes(root: Path, monkeyp
     dataset().describe(root)
     read: list[str] = []
 
-    def counting(path: Path) -> object:
-        read.append(path.stem)
+    def counting(path: str) -> object:
+        read.append(Path(path).stem)
         return audio_info(path)
 
     monkeypatch.setattr("infomax_plugins.datasets._recordings.audio_info", counting)
