@@ -116,14 +116,14 @@ def test_what_pip_left_behind_when_it_was_interrupted_does_not_count(declare: De
             "losses",
             "xyz",
             "there is no loss 'xyz'",
-            "there are: coordinates, global_dim, infonce, kl, local_dim, prior_matching",
+            "there are: amdim, coordinates, global_dim, infonce, kl, local_dim, patch_infonce, prior_matching",
         ),
         ("losses", "nobody:infonce", "there is no loss 'nobody:infonce'", "did you mean infonce?"),
         (
             "encoders",
             "infonce",
             "there is no encoder 'infonce'; 'infonce' is among the losses",
-            "there are: speech_conv",
+            "there are: amdim_resnet, dim_convnet, dim_resnet, resnet_patches, speech_conv",
         ),
     ],
 )

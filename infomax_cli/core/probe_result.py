@@ -144,7 +144,8 @@ def write_result(run: Run, result: ProbeResult) -> tuple[Path, Path]:
         write_text(file, json.dumps({"run": run.name, **result.to_dict()}, indent=2, ensure_ascii=False) + "\n")
         plot_depths(result, picture, run.name)
         _log_to_tensorboard(run, result)
-        write_card(run)
+        if run.recipe_file.exists():
+            write_card(run)
     except OSError as error:
         raise CheckpointError(
             f"cannot write what was found to {file.parent}: {error.strerror or error}",
