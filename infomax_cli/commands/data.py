@@ -40,9 +40,9 @@ def data(
     infomax data librispeech data.subset=dev-clean --check
     infomax data folder data.path=recordings --plot sheet.png
     """
-    from infomax_cli.paths import data_root
+    from infomax_cli.paths import chosen_root
 
-    where = (root or data_root()).expanduser().absolute()
+    where = chosen_root(root)
     if name is None:
         _list(where, as_json=as_json)
         return
