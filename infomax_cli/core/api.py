@@ -314,7 +314,8 @@ class Dataset(Protocol):
     What it consists of may be told in an optional attribute ``downloads``, as ``{name: Subset}``: then `infomax
     download` fetches, checks and mends it as it does our own, and `download` need only call `obtain`.
 
-    What it found and cannot use, an optional method ``left_out(root) -> {what: why}`` names.
+    What it found and cannot use, an optional method ``left_out(root) -> {what: why}`` names. Where it lies, if not at
+    the root itself, ``found_in(root)`` tells: the folder or file, or None for data that lies in none.
     """
 
     def download(self, root: Path) -> None:
