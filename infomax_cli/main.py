@@ -125,8 +125,8 @@ _REPORT = "INFOMAX_DEBUG=1 shows where; please report it"
 _OS_HINTS = {
     errno.ENOSPC: "make room on that disk, or choose another folder",
     errno.EDQUOT: "make room in your quota, or choose another folder",
-    errno.EACCES: "choose a folder that you may write in, or ask for the permission",
-    errno.EPERM: "choose a folder that you may write in, or ask for the permission",
+    errno.EACCES: "choose a folder that you may use, or ask for the permission",
+    errno.EPERM: "choose a folder that you may use, or ask for the permission",
     errno.ENOTDIR: "part of that path is a file; choose another folder",
     errno.EROFS: "that disk cannot be written; choose another folder",
 }

@@ -121,7 +121,7 @@ LONG = "/a/path/that/is/longer/than/any/terminal/is/wide/and must/not be/broken 
         (
             PermissionError(errno.EACCES, "Permission denied", "runs"),
             1,
-            "error: permission denied: runs\nhint: choose a folder that you may write in, or ask for the permission\n",
+            "error: permission denied: runs\nhint: choose a folder that you may use, or ask for the permission\n",
         ),
         (
             RuntimeError("some\nthing"),

@@ -65,7 +65,9 @@ def _walk(top: Path) -> Iterator[tuple[str, list[str], list[str], int]]:
 
 
 def _refuse(error: OSError) -> None:
-    raise DataError(f"cannot list {error.filename}: {error.strerror}") from error
+    raise DataError(
+        f"cannot list {error.filename}: {error.strerror}", "ask for the permission, or name another folder"
+    ) from error
 
 
 def _is_passed_over(folder: str) -> bool:

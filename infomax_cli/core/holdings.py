@@ -113,7 +113,7 @@ def _ask(name: str, question: Callable[[], T]) -> T:
     try:
         with registry.contained():
             return question()
-    except (InfomaxError, KeyboardInterrupt, MemoryError):
+    except (InfomaxError, KeyboardInterrupt, MemoryError, PermissionError):
         raise
     except BaseException as error:
         raise PluginError(

@@ -68,6 +68,25 @@ def test_it_is_fetched_once_and_unpacked_whole(infomax: Infomax, toy: str, serve
     assert len(server.asked) == 1
 
 
+def test_an_archive_that_is_here_is_not_fetched(infomax: Infomax, toy: str, server: Server, here: Path) -> None:
+    """Kept by an earlier call, or the user's own, which stays where it is; one that is damaged is refused."""
+    assert infomax("download", "toy", "--keep-archive").code == 0
+    assert leftovers(here / "data") == [NAME]
+    shutil.rmtree(here / "data" / "toy")
+    assert infomax("download", "toy", "--keep-archive").code == 0
+    assert content(here / "data" / "toy") == FILES
+    (here / NAME).write_bytes(ARCHIVE)
+    assert infomax("download", "toy", "--root", "other", "--file", NAME).code == 0
+    assert content(here / "other" / "toy") == FILES
+    assert (here / NAME).read_bytes() == ARCHIVE
+    assert len(server.asked) == 1
+    (here / NAME).write_bytes(ARCHIVE[:-1] + b"x")
+    done = infomax("download", "toy", "--root", "third", "--file", NAME)
+    assert done.code == 1
+    assert done.err.splitlines()[-2] == f"error: --file {NAME}: not the published file, or damaged"
+    assert not (here / "third" / "toy").exists()
+
+
 def test_a_dry_run_asks_nobody_and_writes_nothing(infomax: Infomax, toy: str, server: Server, here: Path) -> None:
     done = infomax("download", "toy", "--dry-run")
     assert done.code == 0, done.err
@@ -76,7 +95,7 @@ def test_a_dry_run_asks_nobody_and_writes_nothing(infomax: Infomax, toy: str, se
     assert not (here / "data").exists()
 
 
-@pytest.mark.parametrize("damage", ["changed", "cut", "removed"])
+@pytest.mark.parametrize("damage", ["changed", "cut", "removed", "marker"])
 def test_verify_finds_what_is_damaged_and_mends_it(
     infomax: Infomax, toy: str, server: Server, here: Path, damage: str
 ) -> None:
@@ -85,7 +104,10 @@ def test_verify_finds_what_is_damaged_and_mends_it(
     assert len(server.asked) == 1
     victim = here / "data" / "toy" / "sounds" / "3.bin"
     original = victim.read_bytes()
-    if damage == "removed":
+    if damage == "marker":
+        marker = here / "data" / "toy" / ".infomax.json"
+        marker.write_bytes(marker.read_bytes()[:20])
+    elif damage == "removed":
         victim.unlink()
     else:
         victim.write_bytes(original[:-1] + (b"" if damage == "cut" else bytes([original[-1] ^ 1])))

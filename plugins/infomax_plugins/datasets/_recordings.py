@@ -51,8 +51,8 @@ def walk(folder: Path, suffixes: Collection[str]) -> list[str]:
 def tell_passed_over(found: Found, folder: Path) -> None:
     if paths := paths_of(found.passed_over):
         _log.warning(
-            "%d files in %s are left out, since they are hidden, or lie in hidden or a system's own folders: %s",
-            len(paths), folder, listed(paths),
+            "left out of %s are %d that are hidden, or lie in hidden or a system's own folders: %s",
+            folder, len(paths), listed(paths),
         )  # fmt: skip
 
 

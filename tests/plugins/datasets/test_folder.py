@@ -120,7 +120,7 @@ def test_what_is_left_out_depends_on_names_below_the_folder_alone(
         write(top / name.replace(".txt", ".wav")).rename(top / name)
     again = folder(top)
     assert sum(again.describe(tmp_path).sizes.values()) == 3
-    assert f"4 files in {top} are left out, since they are hidden, or lie in hidden or a system's own" in caplog.text
+    assert f"left out of {top} are 4 that are hidden, or lie in hidden or a system's own" in caplog.text
     assert all(name in caplog.text for name in hidden)
     assert "._" not in caplog.text
 

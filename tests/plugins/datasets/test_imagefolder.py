@@ -259,7 +259,7 @@ def test_folders_that_are_hidden_or_a_systems_own_are_no_classes(root: Path, cap
     for _ in range(2):  # scanned, and from the index
         caplog.clear()
         assert folder(path=str(top)).describe(root).labels["class"].names == ("a", "b")
-        assert f"1 files in {top} are left out" in caplog.text
+        assert f"left out of {top} are 1 that" in caplog.text
         assert ".trash/3.png" in caplog.text
     (top / ".trash" / "3.png").unlink()
     caplog.clear()
