@@ -124,6 +124,11 @@ LONG = "/a/path/that/is/longer/than/any/terminal/is/wide/and must/not be/broken 
             "error: permission denied: runs\nhint: choose a folder that you may use, or ask for the permission\n",
         ),
         (
+            IsADirectoryError(errno.EISDIR, "Is a directory", ".sheet.tmp", None, "sheet"),
+            1,
+            "error: is a directory: sheet\nhint: name a file, not a folder\n",
+        ),
+        (
             RuntimeError("some\nthing"),
             1,
             "error: unexpected: RuntimeError: some\nhint: INFOMAX_DEBUG=1 shows where; please report it\n",
