@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from infomax_cli.core.api import DataError, DataSpec, audio_info, find_files, paths_of, read_audio
+from infomax_cli.core.api import DataError, DataSpec, Found, audio_info, find_files, paths_of, read_audio
 from infomax_cli.core.audio import load_torchaudio
 from infomax_cli.core.augment_base import Augmentation, Range, check_at_least, check_range, reflected
 
@@ -207,7 +207,8 @@ class Recordings:
 
     def __init__(self, folder: Path, rate: int) -> None:
         self.rate = rate
-        self.files = [folder / path for path in paths_of(find_files(folder, _SUFFIXES).looked_at)]
+        found = find_files(folder, _SUFFIXES) if folder.is_dir() else Found()
+        self.files = [folder / path for path in paths_of(found.looked_at)]
         self._corrupt: set[Path] = set()
         if not self.files:
             known = ", ".join(suffix.removeprefix(".") for suffix in _SUFFIXES)
