@@ -35,7 +35,7 @@ from infomax_cli.core.subject import load_subject
 from infomax_cli.core.watcher import Nobody
 from infomax_cli.runs import Run
 
-WEIGHTS = (0.0005, 0.005, 0.05)
+WEIGHTS = (0.005, 0.02, 0.05)
 LAST_CONVOLUTION = 4
 METHODS: Mapping[str, tuple[str, ...]] = {
     "gim": ("gim-syllables",),
@@ -51,7 +51,7 @@ _SOUNDS = ("prior", "fitted", "reconstructed", "train")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--decoder-steps", type=int, default=500)
     parser.add_argument("--draws", type=int, default=128, help="decoded draws of 0.64 s, and test crops beside them")
     parser.add_argument("--methods", nargs="+", default=list(METHODS))

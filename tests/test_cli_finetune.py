@@ -80,6 +80,19 @@ def test_a_recipe_that_is_its_loss_alone_takes_encoder_and_data_of_the_run(
     assert "--from RUN brings that run's" in alone.err
 
 
+def test_detached_heads_learn_from_augmented_views_of_an_encoder_that_stays_as_it_is(
+    infomax: Infomax, here: Path, pretrained: Run
+) -> None:
+    changes = ["loss.label=class", "loss.detach=true", "loss.head=amdim", "views.augment=[flip]", "train.steps=3"]
+    done = infomax("train", "supervised", *changes, "train.workers=0", "--from", pretrained.name, "--json")
+    assert done.code == 0, done.err
+    heads = Run(here / json.loads(done.out)["run"])
+    before, after = weights(pretrained), weights(heads)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)  # statistics of batch norm too
+    assert "train/block0/supervised/accuracy" in heads.metrics.read_text()
+
+
 def test_other_recipes_keep_their_own_data_and_encoder(infomax: Infomax, here: Path, pretrained: Run) -> None:
     (here / "own.yaml").write_text("data: {name: pictured, items: 16}\nencoder: {name: small_convnet}\n" + LOSS_ALONE)
     told = json.loads(infomax("train", "own.yaml", "--from", pretrained.name, "--dry-run", "--json").out)["recipe"]
