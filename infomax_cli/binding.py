@@ -38,7 +38,10 @@ def bind(
             if _is_plain(parameter.default):
                 bound[name] = parameter.default
         elif not open_ended:
-            raise RecipeError(f"{source}: {where}.{name} is missing ({describe_type(hints.get(name, Any))})")
+            raise RecipeError(
+                f"{source}: {where}.{name} is missing ({describe_type(hints.get(name, Any))})",
+                f"add {where}.{name}={_placeholder(factory, name)}",
+            )
     return bound | {key: value for key, value in given.items() if key not in known}
 
 
@@ -64,10 +67,17 @@ def check_value(kind: Any, value: Any, where: str, source: str) -> Any:
         return value
 
 
-def keyword_types(factory: Callable[..., Any]) -> dict[str, Any]:
-    """What its keywords may be."""
+def _placeholder(factory: Callable[..., Any], name: str) -> str:
+    """What stands for the value of a keyword in a hint: ``Annotated[str, "FOLDER"]`` names it."""
+    kind = keyword_types(factory, include_extras=True).get(name)
+    return str(typing.get_args(kind)[1]) if typing.get_origin(kind) is typing.Annotated else "..."
+
+
+def keyword_types(factory: Callable[..., Any], *, include_extras: bool = False) -> dict[str, Any]:
+    """What its keywords may be; with `include_extras` also what is annotated beside their types."""
+    constructor = factory.__init__ if inspect.isclass(factory) else factory
     try:
-        return typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+        return typing.get_type_hints(constructor, include_extras=include_extras)
     except (NameError, TypeError, AttributeError):
         return {}  # names that exist for the type checker alone: such an option takes anything
 

@@ -101,7 +101,8 @@ def _report(error: Exception) -> int:
         print_error(*_words_of_parser(error))
         return 2
     if isinstance(error, OSError) and error.errno in _OS_HINTS:
-        where = f": {error.filename}" if error.filename else ""
+        name = error.filename2 or error.filename  # of a file that was to take another's place the other
+        where = f": {name}" if name else ""
         print_error(f"{(error.strerror or describe_error(error)).lower()}{where}", _OS_HINTS[error.errno])
     elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it
         print_error(f"out of memory: {describe_error(error)}", "a smaller train.batch or data.crop needs less")
@@ -125,8 +126,10 @@ _REPORT = "INFOMAX_DEBUG=1 shows where; please report it"
 _OS_HINTS = {
     errno.ENOSPC: "make room on that disk, or choose another folder",
     errno.EDQUOT: "make room in your quota, or choose another folder",
-    errno.EACCES: "choose a folder that you may write in, or ask for the permission",
-    errno.EPERM: "choose a folder that you may write in, or ask for the permission",
+    errno.EACCES: "choose a folder that you may use, or ask for the permission",
+    errno.EPERM: "choose a folder that you may use, or ask for the permission",
+    errno.EISDIR: "name a file, not a folder",
+    errno.EEXIST: "part of that path is a file; choose another folder",
     errno.ENOTDIR: "part of that path is a file; choose another folder",
     errno.EROFS: "that disk cannot be written; choose another folder",
 }

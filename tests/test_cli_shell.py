@@ -121,7 +121,12 @@ LONG = "/a/path/that/is/longer/than/any/terminal/is/wide/and must/not be/broken 
         (
             PermissionError(errno.EACCES, "Permission denied", "runs"),
             1,
-            "error: permission denied: runs\nhint: choose a folder that you may write in, or ask for the permission\n",
+            "error: permission denied: runs\nhint: choose a folder that you may use, or ask for the permission\n",
+        ),
+        (
+            IsADirectoryError(errno.EISDIR, "Is a directory", ".sheet.tmp", None, "sheet"),
+            1,
+            "error: is a directory: sheet\nhint: name a file, not a folder\n",
         ),
         (
             RuntimeError("some\nthing"),

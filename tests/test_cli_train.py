@@ -219,7 +219,7 @@ REFUSED = [
     (["RECIPE", "encoder.chanels=4"], 2, "encoder.chanels is unknown", "did you mean encoder.channels?"),
     (["RECIPE", "encoder.channels=wide"], 2, "encoder.channels must be a whole number, not 'wide'", None),
     (["RECIPE", "encoder.channels=0"], 2, "speech_conv: channels is 0", None),
-    (["RECIPE", "loss={name: supervised}"], 2, "loss.label is missing (a word)", None),
+    (["RECIPE", "loss={name: supervised}"], 2, "loss.label is missing (a word)", "add loss.label=..."),
     (["RECIPE", "data.crop=10"], 2, "syllables: crop is 10", "use at least 400"),
     (["RECIPE", "views.augment=nois"], 2, "views: there is no augmentation 'nois'", "did you mean noise?"),
     # plugins
