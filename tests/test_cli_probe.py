@@ -157,7 +157,7 @@ def test_what_is_asked_wrongly_is_one_line_and_what_to_do(
 def test_a_run_that_is_not_there_is_told(infomax: Infomax) -> None:
     done = infomax("probe", "vowel", "nosuch")
     assert (done.code, done.out) == (2, "")
-    assert "error: there is no run 'nosuch'" in done.err
+    assert "error: there is no run or recipe 'nosuch'" in done.err
 
 
 def test_a_damaged_encoder_is_told(infomax: Infomax, trained: Run) -> None:

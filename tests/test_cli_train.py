@@ -250,7 +250,7 @@ REFUSED = [
     (["RECIPE", "train.batches_of=mood"], 2, "train.batches_of: the data has no label 'mood'", "it has speaker"),
     (["RECIPE", "train.batches_of=phone"], 2, "the data has no label 'phone' of whole items", "it has speaker"),
     # runs
-    (["RECIPE", "--from", "none"], 2, "there is no run 'none'", "runs holds no run"),
+    (["RECIPE", "--from", "none"], 2, "there is no run or recipe 'none'", "runs holds no run"),
     (["RECIPE", "--resume"], 2, "runs holds no run of tiny", "infomax train tiny"),
     (["--resume"], 2, "runs holds no run", "train one first"),
     (["none", "--resume"], 2, "there is no run or recipe 'none'", None),

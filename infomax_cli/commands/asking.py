@@ -11,6 +11,8 @@ from infomax_cli.errors import UsageError
 if TYPE_CHECKING:
     from infomax_cli.runs import Run
 
+RUN = "A run: its folder, its name, its recipe's name for the newest of that, or nothing for the newest of all."
+
 
 def find_run_and_changes(run: str | None, changes: Sequence[str] | None, runs: Path | None) -> tuple[Run, list[str]]:
     """``[RUN] [KEY=VALUE ...]``: without a run, the newest, and then a change may stand in its place."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infomax_cli.commands.asking import find_run_and_changes
+from infomax_cli.commands.asking import RUN, find_run_and_changes
 from infomax_cli.errors import UsageError
 from infomax_cli.wording import suggest
 
@@ -26,7 +26,7 @@ _BASELINES = ("random", "mfcc", "raw")
 
 def probe(
     label: Annotated[str, typer.Argument(help="A label of the data, or several with commas: vowel,speaker.")],
-    run: Annotated[str | None, typer.Argument(help="A run: path, name, or nothing for the newest.")] = None,
+    run: Annotated[str | None, typer.Argument(help=RUN)] = None,
     changes: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to its data, such as data.path=/new/place.")
     ] = None,
