@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from scipy import stats
 from sklearn.metrics import mutual_info_score
 
 from infomax_cli.core.decode import DecodeOptions, Decoding
+from infomax_cli.core.dependency import DependencyOptions
 from infomax_cli.core.explain import carrying, contribution, explain, hoyer, information, normal_distance
+from infomax_cli.core.explanation import Question
 from infomax_cli.core.probe import ProbeOptions, probe
 from infomax_cli.core.subject import Subject
 from infomax_cli.core.watcher import Nobody
@@ -53,6 +56,26 @@ def test_sparsity_runs_from_all_alike_to_a_single_one() -> None:
     assert hoyer(weights).tolist() == pytest.approx([0.0, 1.0])
     assert carrying(torch.tensor([[5.0, 4.0, 0.5, 0.5]])) == 2
     assert carrying(torch.ones(2, 10)) == 9
+
+
+def test_different_questions_have_files_of_different_names() -> None:
+    plain = Question(label="vowel", depths=(0, 1), all_depths=True)
+    others = [
+        replace(plain, label="phone"),
+        replace(plain, depths=(1,), all_depths=False),
+        replace(plain, means=True),
+        replace(plain, seed=1),
+        replace(plain, contribution=DecodeOptions()),
+        replace(plain, contribution=DecodeOptions(steps=2)),
+        replace(plain, dependency=DependencyOptions()),
+        replace(plain, dependency=DependencyOptions(batch=16)),
+        replace(plain, contribution=DecodeOptions(), dependency=DependencyOptions()),
+    ]
+    stems = [question.stem for question in (plain, *others)]
+    assert len(set(stems)) == len(stems)
+    assert plain.stem == "vowel"
+    assert replace(plain, label="a/b").stem == "a_b"
+    assert plain.of_depth(1).stem == others[-1].of_depth(1).stem == "vowel-depth1"
 
 
 def test_every_depth_of_a_run_is_explained_and_repeats(subject: Subject) -> None:
