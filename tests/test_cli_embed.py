@@ -183,7 +183,7 @@ def test_a_split_of_other_data_is_embedded_where_it_fits(infomax: Infomax, here:
     assert done.code == 0, done.err
     assert [line["shape"] for line in index(here / "o")] == [[20, 5], [25, 5]]
     done = infomax("embed", *words, "data.rate=8000")
-    assert (done.code, "folder holds 1 channel over time at 8000 Hz, but the encoder takes" in done.err) == (2, True)
+    assert (done.code, "folder holds sound of 1 channel at 8000 Hz, but the encoder takes" in done.err) == (2, True)
     sound(here / "a.wav", 3200)
     done = infomax("embed", "a.wav", "--data", "folder")
     assert (done.code, "--data folder is for --split" in done.err) == (2, True)

@@ -67,7 +67,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Run
         (("tsne", "RUN", "--color", "word"), "--color word: the data has no such label"),
         (("tsne", "RUN", "--perplexity", "0"), "--perplexity 0.0: must be above 0"),
         (("embed", "RUN", "--split", "unseen"), "--split unseen: the data has no such split"),
-        (("embed", "RUN", "--split", "test", "--data", "digits"), "digits holds 1 channel over height, width"),
+        (("embed", "RUN", "--split", "test", "--data", "digits"), "digits holds images of 1 channel and 8x8 pixels"),
         (("export", "RUN", "--format", "onxx"), "--format onxx: not known"),
         (("compare", "RUN"), "compare takes two runs or more"),
         (("runs", "--sort", "speed"), "--sort speed: nothing to sort by"),

@@ -147,7 +147,7 @@ def _of_split(
     where = root or Path(recipe.root or data_root())
     dataset = build.build_dataset(recipe)
     data = dataset.describe(where)
-    model.inputs.check_fits(InputSpec.of(data), recipe.data.name)
+    model.inputs.check_fits(InputSpec.of(data), recipe.data.name, recipe.data.options)
     if name not in data.sizes:
         raise UsageError(f"--split {name}: the data has no such split", suggest(name, list(data.sizes)))
     split = dataset.split(where, name)
