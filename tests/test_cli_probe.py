@@ -140,6 +140,7 @@ def test_few_labels_are_drawn_several_times(infomax: Infomax, trained: Run) -> N
         (["vowel", "--labels-per-class", "few"], "--labels-per-class few: 'few' is no number", "1,2,4,8,all"),
         (["vowel", "--labels-per-class", "0,2"], "--labels-per-class 0: must be at least 1", ""),
         (["vowel", "--labels-per-class", "2,2"], "--labels-per-class: give each number once", ""),
+        (["speaker", "--draws", "2"], "--draws 2: this encoder has no Gaussians to draw from", "leave out --draws"),
         (["vowel", "--repeats", "2"], "--repeats draws the few labels anew", "--labels-per-class"),
     ],
 )

@@ -71,7 +71,8 @@ def probe(
     infomax probe class --protocol dim                infomax probe class RUN --data stl10 --neighbours 10
     """
     from infomax_cli.core.device import choose_device
-    from infomax_cli.core.probe import ProbeOptions, parse_labels, probe_few
+    from infomax_cli.core.probe import probe_few
+    from infomax_cli.core.probe_options import ProbeOptions, parse_labels
     from infomax_cli.core.subject import load_subject
 
     options = ProbeOptions(

@@ -14,7 +14,8 @@ from infomax_cli.core.decode import DecodeOptions, Decoding
 from infomax_cli.core.dependency import DependencyOptions
 from infomax_cli.core.explain import carrying, contribution, explain, hoyer, information, normal_distance
 from infomax_cli.core.explanation import Question
-from infomax_cli.core.probe import ProbeOptions, probe
+from infomax_cli.core.probe import probe
+from infomax_cli.core.probe_options import ProbeOptions
 from infomax_cli.core.subject import Subject
 from infomax_cli.core.watcher import Nobody
 from infomax_cli.errors import UsageError
@@ -113,3 +114,5 @@ def test_draws_of_gaussians_stand_beside_the_items_that_are_learnt_from(subject:
     assert drawn.stem != plain.stem
     with pytest.raises(UsageError, match="vowel is aligned"):
         probe(subject, ["vowel"], ProbeOptions(draws=2))
+    with pytest.raises(UsageError, match="--draws 2: there is no Gaussian up to depth 0"):
+        probe(subject, ["speaker"], ProbeOptions(depth=0, draws=2))

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from infomax_cli.core.api import DataError, UsageError
 from infomax_cli.core.blocks import module_of
-from infomax_cli.core.probe import ProbeOptions, parse_labels, probe
+from infomax_cli.core.probe import probe
+from infomax_cli.core.probe_options import ProbeOptions, parse_labels
 from infomax_cli.core.probe_result import ProbeResult, Score, write_result
 from infomax_cli.core.probe_rows import few
 from infomax_cli.core.rows import Rows
