@@ -103,7 +103,8 @@ def test_a_second_call_leaves_nothing_of_the_first_and_other_depths_stay(infomax
     assert sounds == {"samples-prior-depth3": 2, "samples-prior-depth2": 1}
 
 
-def test_ctrl_c_says_which_decoders_are_kept(forked: Forked, trained: Run) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_request_to_stop_says_which_decoders_are_kept(forked: Forked, trained: Run, number: signal.Signals) -> None:
     halt = (
         "from infomax_cli.core.decode import Decoding\n"
         "train = Decoding._train\n"
@@ -117,7 +118,7 @@ def test_ctrl_c_says_which_decoders_are_kept(forked: Forked, trained: Run) -> No
     )
     child = forked("decode", str(trained.path), *QUICK, "--seed", "5", before=halt)
     child.wait_for("training")
-    child.signal(signal.SIGINT)
+    child.signal(number)
     done = child.wait()
     assert done.code == 130
     assert f"stopped: decoders of depth 0, 1 are kept in {trained.path / 'decode'}" in done.err
