@@ -85,6 +85,7 @@ def test_a_curve_of_few_labels_is_a_table_and_a_picture(infomax: Infomax, traine
     words = ("--depth", "0", "--labels-per-class", "1,3,all", "--repeats", "2", "--baseline", "random,mfcc")
     done = infomax("probe", "speaker", str(trained.path), *words)
     assert done.code == 0, done.err
+    assert "; chosen: l2 " in done.out
     rows = {line.split()[0]: line.split()[1:] for line in done.out.splitlines() if line.split()}
     assert rows["depth"] == ["1", "3", "all"]
     assert {"0", "untrained", "mfcc"} <= set(rows)
@@ -122,7 +123,8 @@ def test_few_labels_are_drawn_several_times(infomax: Infomax, trained: Run) -> N
     done = infomax("probe", "speaker", str(trained.path), *words)
     assert done.code == 0, done.err
     assert " ± " in done.out
-    assert "3 labels a class" in done.out
+    assert done.out.splitlines()[0].startswith("speaker: linear, pool mean, 3 labels a class; learnt on train, tested")
+    assert "1 label a class" in infomax("probe", "speaker", str(trained.path), *words[:3], "1").out
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def have_decoders(run: Run, decoding: Decoding) -> None:
 def _reconstruct(run: Run, decoding: Decoding, count: int, judged_on: int, *, as_json: bool) -> None:
     import json
 
-    from infomax_cli.console import messages, results
+    from infomax_cli.console import messages, print_table
     from infomax_cli.core.exhibition import Piece, Row, count_clipped
     from infomax_cli.core.files import write_text
     from infomax_cli.progress import StageDisplay
@@ -171,7 +171,7 @@ def _reconstruct(run: Run, decoding: Decoding, count: int, judged_on: int, *, as
     kept = {"run": run.name, "depths": table, "clipped": count_clipped(rows, decoding.medium)}
     write_text(folder / "errors.json", json.dumps(kept, indent=2) + "\n")
     if not as_json:
-        results().print(_table(judged, decoding))
+        print_table(_table(judged, decoding))
     title = f"{run.name}: reconstructions"
     _write(run, decoding, folder, "reconstructions", title, rows, {"depths": table}, as_json=as_json)
 

@@ -124,7 +124,7 @@ def _dependency(subject: Subject, question: Question) -> dict[int, Dependency]:
 def _report(run: Run, answer: Explanation, *, as_json: bool) -> None:
     from rich.table import Table
 
-    from infomax_cli.console import messages, print_json, results
+    from infomax_cli.console import messages, print_json, print_table, results
     from infomax_cli.core.explain_pages import write_explanation
     from infomax_cli.core.explanation import HEADER
 
@@ -137,7 +137,7 @@ def _report(run: Run, answer: Explanation, *, as_json: bool) -> None:
             table.add_column(name, justify="right")
         for row in answer.rows():
             table.add_row(*row)
-        results().print(table)
+        print_table(table)
         for note in answer.notes():
             results().print(note, soft_wrap=True, markup=False)
     page = write_explanation(run.path / "explain", answer)

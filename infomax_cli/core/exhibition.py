@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from infomax_cli.core.audio import write_wav
+from infomax_cli.core.captions import wrapped
 from infomax_cli.core.files import write_atomically, write_text
 from infomax_cli.core.media import Medium
 from infomax_cli.errors import CheckpointError
@@ -117,7 +118,7 @@ def _draw(path: Path, title: str, rows: Sequence[Row], medium: Medium) -> None:
             _draw_sounds(grid[place], row, medium.rate, last=place == len(rows) - 1)
         else:
             _draw_images(grid[place], row)
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(wrapped(title, figure.get_figwidth(), 9), fontsize=9)
     with write_atomically(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from infomax_cli.core.captions import wrapped
 from infomax_cli.core.explain import Explained
 from infomax_cli.core.explanation import HEADER, Explanation
 from infomax_cli.core.files import write_atomically, write_text
@@ -94,7 +95,8 @@ def draw_contribution(path: Path, title: str, scores: Mapping[int, Mapping[int, 
     axes = figure.add_subplot()
     for depth, left in scores.items():
         axes.plot(list(left), list(left.values()), "o-", markersize=4, label=f"depth {depth}")
-    axes.set(xscale="log", xlabel="dimensions replaced", ylabel="share of the error left", ylim=(0, None), title=title)
+    axes.set(xscale="log", xlabel="dimensions replaced", ylabel="share of the error left", ylim=(0, None))
+    axes.set_title(wrapped(title, 6, 12))
     counts = sorted({count for left in scores.values() for count in left})
     axes.set_xticks(counts, [str(count) for count in counts], minor=False)
     axes.xaxis.set_minor_locator(NullLocator())

@@ -26,6 +26,7 @@ from infomax_cli.core.scratch import scratch_folder, scratch_room
 from infomax_cli.core.subject import Subject, untrained
 from infomax_cli.core.watcher import Nobody, Watcher
 
+_WHO = {"trained": "trained encoder", "random": "untrained encoder", "mfcc": "MFCCs", "raw": "raw input"}
 MOST_DIMENSIONS = 2**14  # of flattened features that are whitened: their covariance is 2 GiB
 
 
@@ -200,7 +201,7 @@ class _Probing:
             pool=self.pool,
             seed=self.options.seed,
             drawn=[self._drawing()] * self.options.draws if name == "trained" else (),
-            stage=lambda what, total: self.watcher.stage(f"{name}: {what}", total),
+            stage=lambda what, total: self.watcher.stage(f"{_WHO[name]}: {what}", total),
             advance=self.watcher.advance,
         )
 
@@ -253,7 +254,7 @@ class _Probing:
             ]
         repeats = 1 if count is None else self.options.repeats
         few = "" if count is None else f" from {count} a class"
-        self.watcher.stage(f"{name}: fitting {label}{few}", len(problems) * repeats)
+        self.watcher.stage(f"{_WHO[name]}: learning {label}{few}", len(problems) * repeats)
         scores = []
         for problem in problems:
             learnt = [self._few(label, count, problem.train, repeat) for repeat in range(repeats)]
@@ -281,10 +282,11 @@ class _Probing:
             if epoch == 0 or not rows.has_crops(label):
                 return [problem.train for problem in problems]
             found = rows.crops(label, epoch)
-            self.watcher.stage(f"{name}: training for {label}, epoch {epoch} of {training.epochs}", len(problems))
+            what = f"{_WHO[name]}: learning {label}, epoch {epoch} of {training.epochs}"
+            self.watcher.stage(what, len(problems))
             return [found[place] for place in places]
 
-        self.watcher.stage(f"{name}: training for {label}", training.epochs * len(problems))
+        self.watcher.stage(f"{_WHO[name]}: learning {label}", training.epochs * len(problems))
         seed = derive_seed("probe", self.options.seed, label)
         head = self.protocol.heads[self.classifier]
         return fit_adam(

@@ -116,7 +116,7 @@ def test_each_split_is_encoded_once_for_all_labels() -> None:
     told = Told()
     probe(subject(), ["pitch", "voice", "sounding"], ProbeOptions(depth=0), watcher=told)
     assert told.left == 0
-    assert told.stages[:3] == ["trained: encoding train", "trained: encoding test", "trained: encoding seen"]
+    assert told.stages[:3] == [f"trained encoder: encoding {split}" for split in ("train", "test", "seen")]
     assert sum("encoding" in stage for stage in told.stages) == 3
 
 
