@@ -39,6 +39,7 @@ _SOUND = "gim-syllables"
         ((_DIGITS, "loss.0.local_map=5x5"), "loss local_dim does not fit block 0"),
         (("amdim-digits", "views.count=1"), "loss amdim does not fit block 0"),
         (("amdim-digits", "encoder.n_rkhs=0"), "amdim_resnet: n_rkhs is 0"),
+        ((_DIGITS, "encoder.size=2", "data.size=2"), "are too small for a stage"),
         (("gim-digits", "encoder.patch=40"), "resnet_patches: patch is 40"),
         (("gim-digits", "data.size=5"), "resnet_patches was built for images of 8x8 pixels"),
     ],
