@@ -242,6 +242,11 @@ REFUSED = [
     (["RECIPE", "loss={name: supervised, label: mood}"], 2, "loss supervised does not fit any block: supervised: the "
      "data has no label 'mood'", None),
     (["RECIPE", "loss.steps=300"], 2, "loss infonce does not fit any block: infonce predicts 300 frames ahead", None),
+    (["RECIPE", "loss.sampling=same_time", "train.batch=1"], 2, "one item is too small a batch: infonce: sampling "
+     "same_time compares the items of a batch", "take a train.batch of at least 2"),
+    (["dim-digits", "train.batch=1"], 2, "one item is too small a batch: batch normalisation learns nothing from",
+     "take a train.batch of at least 2"),
+    (["amdim-digits", "train.batch=1"], 2, "one item is too small a batch: ", "take a train.batch of at least 2"),
     (["RECIPE", "loss.steps=30", "loss.blocks=[0, 4]"], 2, "loss infonce does not fit block 4", "longer crops"),
     # devices and precision
     (["RECIPE", "--amp", "banana"], 2, "train.amp must be one of none, bf16, fp16, not 'banana'", None),

@@ -283,7 +283,7 @@ def _describe(experiment: Experiment, *, as_json: bool) -> None:
     from rich.table import Table
 
     from infomax_cli.console import print_json, results
-    from infomax_cli.core.trainer import describe_blocks_trained
+    from infomax_cli.core.trained_blocks import describe_blocks_trained
 
     rows = describe_blocks_trained(experiment)
     if as_json:

@@ -157,6 +157,11 @@ class EpochBatches:
         self.groups = [torch.tensor(group) for group in members.values()]
         self.per_epoch = sum(max(1, len(group) // batch) for group in self.groups)
 
+    @property
+    def smallest(self) -> int:
+        """How many items the smallest batch has."""
+        return min([self.batch, *map(len, self.groups)])
+
     def __len__(self) -> int:
         return self.stop - self.start
 
