@@ -62,7 +62,8 @@ def check_value(kind: Any, value: Any, where: str, source: str) -> Any:
         plain = json.dumps(value, default=to_jsonable_python)
         return TypeAdapter(kind).validate_json(plain, strict=True)
     except ValidationError:
-        raise RecipeError(f"{source}: {where} must be {describe_type(kind)}, not {value!r}") from None
+        message = f"{source}: {where} must be {describe_type(kind)}, not {value!r}"
+        raise RecipeError(message, _hint(kind, value, where)) from None
     except PydanticUserError:  # an annotation of a stranger's class, which no recipe can hold against anything
         return value
 
@@ -80,6 +81,26 @@ def keyword_types(factory: Callable[..., Any], *, include_extras: bool = False) 
         return typing.get_type_hints(constructor, include_extras=include_extras)
     except (NameError, TypeError, AttributeError):
         return {}  # names that exist for the type checker alone: such an option takes anything
+
+
+def _hint(kind: Any, value: Any, where: str) -> str | None:
+    """The word that was meant, or what a value of that kind looks like; None where that cannot be told."""
+    alternatives = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+    words = [word for each in alternatives if typing.get_origin(each) is Literal for word in typing.get_args(each)]
+    if words:
+        return suggest(str(value), list(map(str, words)), prefix=f"{where}=")
+    return next((f"for example {where}={_EXAMPLES[each]}" for each in alternatives if each in _EXAMPLES), None)
+
+
+_EXAMPLES: Mapping[Any, str] = {
+    int: "8",
+    float: "0.1",
+    bool: "true",
+    str: "name",
+    list[int]: "[1, 3]",
+    list[float]: "[0.1, 0.5]",
+    list[str]: "[one, other]",
+}
 
 
 def _is_plain(value: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 UNBOUNDED = 10_000  # columns: where nobody looks through a window, a table is as wide as what it holds
 
@@ -17,6 +18,16 @@ def results() -> Console:
     from rich.console import Console
 
     return Console(highlight=False, width=None if sys.stdout.isatty() else UNBOUNDED)
+
+
+def print_table(table: Table) -> None:
+    """A table on stdout. Its title and its caption stand on lines of their own: within it they would be broken at its
+    width, however narrow that is."""
+    console, title, caption = results(), table.title, table.caption
+    table.title = table.caption = None
+    for part, style in ((title, "italic"), (table, None), (caption, "dim italic")):
+        if part:
+            console.print(part, style=style, soft_wrap=part is not table, markup=False)
 
 
 def messages() -> Console:

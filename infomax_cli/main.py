@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -73,10 +74,11 @@ app.command("doctor")(doctor)
 
 def main() -> None:
     """Run the command line; every error becomes a line on stderr and an exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever asks to stop, asks the same as Ctrl-C
     try:
         code = app(args=sys.argv[1:] or ["--help"], prog_name="infomax", standalone_mode=False)
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = _INTERRUPTED
     except BrokenPipeError:  # whoever read the output, `head` perhaps, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed goes nowhere
         sys.exit(1)
@@ -86,7 +88,15 @@ def main() -> None:
 
             traceback.print_exc()
         sys.exit(_report(error))
+    if code == _INTERRUPTED:  # where a verb has more to say, it raises `Interrupted`
+        _say_stopped()
     sys.exit(code if isinstance(code, int) else 0)  # an int where the command line was left early: --help, ^C
+
+
+def _say_stopped() -> None:
+    from infomax_cli.console import print_error
+
+    print_error("by Ctrl-C or SIGTERM", label="stopped")
 
 
 def _report(error: Exception) -> int:
@@ -122,6 +132,7 @@ def _words_of_parser(error: Any) -> tuple[str, str]:
     return message[:1].lower() + message[1:], f"{verb} --help tells what there is"
 
 
+_INTERRUPTED = 130  # the exit code of what Ctrl-C ended, by custom
 _REPORT = "INFOMAX_DEBUG=1 shows where; please report it"
 _OS_HINTS = {
     errno.ENOSPC: "make room on that disk, or choose another folder",

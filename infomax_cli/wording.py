@@ -14,6 +14,11 @@ def suggest(word: str, known: Sequence[str], prefix: str = "") -> str | None:
     return f"there are: {', '.join(known)}" if known else None
 
 
+def count_of(number: int, noun: str) -> str:
+    """A number of things: ``1 channel``, ``3 channels``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def describe_error(error: BaseException) -> str:
     """An exception on one line: its type and the first line of what it says."""
     try:

@@ -121,7 +121,7 @@ def test_runs_are_compared_by_recipe_loss_and_probe(infomax: Infomax, two: tuple
 
 def test_compare_needs_two_runs_and_a_place_for_its_picture(infomax: Infomax, two: tuple[Run, Run]) -> None:
     assert infomax("compare", "one", "runs/one").code == 2
-    assert "no run 'three'" in infomax("compare", "one", "three").err
+    assert "no run or recipe 'three'" in infomax("compare", "one", "three").err
     wrong = infomax("compare", "one", "other", "--out", "picture.pdf")
     assert (wrong.code, "picture.png" in wrong.err) == (2, True)
     Path("file").touch()

@@ -112,7 +112,7 @@ LONG = "/a/path/that/is/longer/than/any/terminal/is/wide/and must/not be/broken 
         (InfomaxError("no hint"), 1, "error: no hint\n"),
         (UsageError("wrong", "right"), 2, "error: wrong\nhint: right\n"),
         (Interrupted("at step 3, saved", "--resume"), 130, "stopped: at step 3, saved\nhint: --resume\n"),
-        (KeyboardInterrupt(), 130, ""),
+        (KeyboardInterrupt(), 130, "stopped: by Ctrl-C or SIGTERM\n"),
         (
             OSError(errno.ENOSPC, "No space left on device", LONG),
             1,

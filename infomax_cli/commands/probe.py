@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infomax_cli.commands.asking import find_run_and_changes
+from infomax_cli.commands.asking import RUN, find_run_and_changes
 from infomax_cli.errors import UsageError
 from infomax_cli.wording import suggest
 
@@ -26,7 +26,7 @@ _BASELINES = ("random", "mfcc", "raw")
 
 def probe(
     label: Annotated[str, typer.Argument(help="A label of the data, or several with commas: vowel,speaker.")],
-    run: Annotated[str | None, typer.Argument(help="A run: path, name, or nothing for the newest.")] = None,
+    run: Annotated[str | None, typer.Argument(help=RUN)] = None,
     changes: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to its data, such as data.path=/new/place.")
     ] = None,
@@ -71,7 +71,8 @@ def probe(
     infomax probe class --protocol dim                infomax probe class RUN --data stl10 --neighbours 10
     """
     from infomax_cli.core.device import choose_device
-    from infomax_cli.core.probe import ProbeOptions, parse_labels, probe_few
+    from infomax_cli.core.probe import probe_few
+    from infomax_cli.core.probe_options import ProbeOptions, parse_labels
     from infomax_cli.core.subject import load_subject
 
     options = ProbeOptions(
@@ -160,8 +161,7 @@ def _watching(run: Run) -> Iterator[Watcher]:
 
 
 def _report(run: Run, results: dict[str, ProbeResult], *, as_json: bool) -> None:
-    from infomax_cli.console import messages, print_json
-    from infomax_cli.console import results as stdout
+    from infomax_cli.console import messages, print_json, print_table
     from infomax_cli.core.probe_result import write_result
 
     if as_json:
@@ -170,7 +170,7 @@ def _report(run: Run, results: dict[str, ProbeResult], *, as_json: bool) -> None
         for note in result.notes:
             messages().print(f"note: {label}: {note}", soft_wrap=True, markup=False)
         if not as_json:
-            stdout().print(_table(result))
+            print_table(_table(result))
         file, picture = write_result(run, result)  # last, so that a full disk does not hide what was found
         messages().print(f"wrote {file} and {picture.name}", soft_wrap=True, markup=False)
 
@@ -178,8 +178,7 @@ def _report(run: Run, results: dict[str, ProbeResult], *, as_json: bool) -> None
 def _report_curves(run: Run, results: dict[str, tuple[ProbeResult, ...]], *, as_json: bool) -> None:
     from rich.table import Table
 
-    from infomax_cli.console import messages, print_json
-    from infomax_cli.console import results as stdout
+    from infomax_cli.console import messages, print_json, print_table
     from infomax_cli.core.probe_result import write_curve
 
     if as_json:
@@ -191,7 +190,8 @@ def _report_curves(run: Run, results: dict[str, tuple[ProbeResult, ...]], *, as_
         if not as_json:
             title = f"{label}: {found[0].classifier}, test accuracy by labels a class"
             caption = (
-                f"in %, ± over {max(result.repeats for result in found)} draws; chance {100 * found[0].chance:.1f}"
+                f"in %, ± over {max(result.repeats for result in found)} draws; chance {100 * found[0].chance:.1f}; "
+                f"chosen: {_chosen(found)}"
             )
             table = Table(title=title, caption=caption, box=None, title_justify="left", caption_justify="left")
             table.add_column("depth")
@@ -202,7 +202,7 @@ def _report_curves(run: Run, results: dict[str, tuple[ProbeResult, ...]], *, as_
             for place, score in enumerate(found[0].scores):
                 name = f"untrained {score.layer}" if score.source == "random" else score.layer
                 table.add_row(name, *(_percent(result.scores[place]) for result in found))
-            stdout().print(table)
+            print_table(table)
         file, picture = write_curve(run, found)
         messages().print(f"wrote {file} and {picture.name}", soft_wrap=True, markup=False)
 
@@ -239,6 +239,16 @@ def _table(result: ProbeResult) -> Table:
             *([] if rows else [f"{score.train_rows:,} / {score.test_rows:,}"]),
         )
     return table
+
+
+def _chosen(results: Sequence[ProbeResult]) -> str:
+    """What was chosen on held-out rows, from the least to the most: ``k 1 to 20``."""
+    values: dict[str, set[float]] = {}
+    for choice in (choice for result in results for score in result.scores for choice in score.choices):
+        for name, value in choice.items():
+            values.setdefault(name, set()).add(value)
+    return ", ".join(f"{name} {' to '.join(f'{edge:g}' for edge in sorted({min(each), max(each)}))}"
+                     for name, each in values.items())  # fmt: skip
 
 
 def _percent(score: Score | None) -> str:

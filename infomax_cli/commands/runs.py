@@ -40,7 +40,7 @@ def list_runs(
 
     infomax runs        infomax runs name=gim train.seed=0 --sort phone
     """
-    from infomax_cli.console import messages, print_json, results
+    from infomax_cli.console import messages, print_json, print_table
     from infomax_cli.paths import runs_root
 
     folder = runs or runs_root()
@@ -51,7 +51,7 @@ def list_runs(
     if as_json:
         print_json([_plain(entry) for entry in entries])
     elif entries:
-        results().print(_table(entries))
+        print_table(_table(entries))
     else:
         which = " ".join(where) if where else ""
         raise UsageError(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infomax_cli.commands.asking import depths_of, find_run_and_changes
+from infomax_cli.commands.asking import RUN, depths_of, find_run_and_changes
 from infomax_cli.errors import UsageError
 from infomax_cli.wording import suggest
 
@@ -22,7 +22,7 @@ _LEGEND = (
 
 
 def tsne(
-    run: Annotated[str | None, typer.Argument(help="A run: path, name, or nothing for the newest.")] = None,
+    run: Annotated[str | None, typer.Argument(help=RUN)] = None,
     changes: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to its data, such as data.path=/new/place.")
     ] = None,
@@ -92,7 +92,7 @@ def _one_of(option: str, word: str, known: tuple[str, ...]) -> Any:
 def _report(name: str, seen: Seen, *, as_json: bool) -> None:
     from rich.table import Table
 
-    from infomax_cli.console import print_json, results
+    from infomax_cli.console import print_json, print_table
 
     if as_json:
         print_json({"run": name, **seen.to_dict()})
@@ -109,4 +109,4 @@ def _report(name: str, seen: Seen, *, as_json: bool) -> None:
         pure = [f"{100 * apart.untrained_purity:.1f}"] if apart.untrained_purity is not None else []
         numbers = [f"{apart.silhouette:.3f}", *fresh, f"{apart.plane_silhouette:.3f}", f"{100 * apart.purity:.1f}"]
         table.add_row(str(apart.depth), str(apart.dims), *numbers, *pure)
-    results().print(table)
+    print_table(table)

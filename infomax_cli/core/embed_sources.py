@@ -102,7 +102,7 @@ def files(given: Sequence[Path], inputs: InputSpec, shorter: int | None) -> list
     """All that is named, folders with all that lies in them; each file once, in the order of paths."""
     if inputs.channels not in ((1,) if inputs.is_sound else (1, 3)) or not (inputs.is_sound or len(inputs.axes) == 2):
         raise UsageError(
-            f"the encoder takes {inputs.channels} channels over {', '.join(inputs.axes)}: files hold no such thing",
+            f"the encoder takes {inputs.describe()}: files hold no such thing",
             "embed a split of its data: --split test",
         )
     found: dict[Path, str] = {}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from infomax_cli.core.captions import wrapped
 from infomax_cli.core.cloud import Cloud, named
 from infomax_cli.core.comparison_plot import PALETTE
 from infomax_cli.core.files import write_atomically
@@ -48,7 +49,7 @@ def draw_planes(cloud: Cloud, planes: Sequence[Tensor], titles: Sequence[str], h
         handles, [named(cloud.spec, value) for value in shown], title=cloud.label, loc="outside right center",
         fontsize=7, title_fontsize=8, ncols=-(-len(shown) // 24), markerscale=1.5, frameon=False,
     )  # fmt: skip
-    figure.suptitle(heading, fontsize=10)
+    figure.suptitle(wrapped(heading, figure.get_figwidth(), 10), fontsize=10)
     return figure
 
 
