@@ -213,7 +213,7 @@ def test_missing_data_says_what_gets_it_how_large_it_is_and_what_runs_now(infoma
     assert done.code == 1
     for words in ("there is no LibriSpeech at", "infomax download librispeech", "5.9 GiB", "syllables"):
         assert words in done.err
-    for name, words in {"deboer": "ask its authors", "folder": "data.path="}.items():
+    for name, words in {"deboer": "git clone https://github.com", "folder": "data.path="}.items():
         told = infomax("data", name, *(["path=none"] if name == "folder" else []))
         assert told.code == 1
         assert words in told.err

@@ -448,9 +448,9 @@ EMBEDDED: Mapping[str, str] = {
 NOT_FOR_DOWNLOAD: Mapping[str, str] = {
     "folder": "your own recordings; data.path= names them",
     "imagefolder": "your own images; data.path= names them",
-    "deboer": "not public: its authors may give it",
+    "deboer": "its authors give it by git: https://github.com/fdenoodt/Artificial-Speech-Dataset",
 }
-"""Datasets of files that only the user can have."""
+"""Datasets of files that `infomax download` does not get."""
 
 
 def entry_of(dataset: str) -> Entry | None:

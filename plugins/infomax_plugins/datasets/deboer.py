@@ -15,19 +15,22 @@ from infomax_plugins.datasets._speech import Corpus, Mode, SpeechDataset
 Unit = Literal["word", "syllable"]
 
 # below the root, as the published code lays them out
-_FOLDERS: dict[Unit, str] = {"word": "corpus/reshuffledv2", "syllable": "corpus/split up data padded"}
+_TOP = "corpus"
+_FOLDERS: dict[Unit, str] = {"word": f"{_TOP}/reshuffledv2", "syllable": f"{_TOP}/split up data padded"}
 _NAMES: dict[Unit, str] = {"word": "<word>_<take>.wav", "syllable": "<word>_<take>_<position>_<syllable>.wav"}
 _WORD = re.compile(r"(?P<word>[a-z]+)_(?P<take>[^_]+)")
 _SYLLABLE = re.compile(r"(?P<word>[a-z]+)_(?P<take>[^_]+)_(?P<position>[123])_(?P<syllable>[a-z]{2})")
+_SOURCE = "https://github.com/fdenoodt/Artificial-Speech-Dataset"
 _log = logging.getLogger("infomax")
 
 
 class DeBoer(SpeechDataset):
     """Whole words, `bababi_1.wav`, or their syllables, `bagigi_1_1_ba.wav`, in folders `train` and `test`.
 
-    The corpus is not public: this reads it where you hold it. Words have the label `word`; syllables have `syllable`
-    (nine: b, d or g, then a, i or u) and `vowel`, the two last characters and the last one of the file's name. Any rate
-    is resampled to 16 kHz (published: words of 44.1 kHz, syllables of 22.05 kHz).
+    Its authors give it to anyone, under CC BY-NC-SA 4.0: https://github.com/fdenoodt/Artificial-Speech-Dataset is the
+    folder `corpus`. Words have the label `word`; syllables have `syllable` (nine: b, d or g, then a, i or u) and
+    `vowel`, the two last characters and the last one of the file's name. Any rate is resampled to 16 kHz (published:
+    words of 44.1 kHz, syllables of 22.05 kHz).
 
     unit: `word`, for training, or `syllable`, for probing.
     path: the folder that holds `train` and `test`; else, below the root, where the published code has it,
@@ -65,12 +68,12 @@ class DeBoer(SpeechDataset):
 
     def download(self, root: Path) -> None:
         raise DataError(
-            "the corpus of de Boer is not public, so there is nothing to download", self._missing_hint(root)
+            "the corpus of de Boer comes by git, which infomax does not run for you", self._missing_hint(root)
         )
 
     def _missing_hint(self, root: Path) -> str:
-        where = f"put it at {root / _FOLDERS[self.unit]}, or name the folder of train and test with data.path="
-        return f"No command gets it, for it is not public: ask its authors, and {where}. {MISSING_HINT}"
+        command = f"`git clone {_SOURCE} {root / _TOP}` gets it (86 MiB, CC BY-NC-SA 4.0)"
+        return f"{command}; data.path= names a folder of train and test that lies elsewhere. {MISSING_HINT}"
 
     def read_corpus(self, root: Path) -> Corpus:
         folder = root / Path(self.path or _FOLDERS[self.unit]).expanduser()

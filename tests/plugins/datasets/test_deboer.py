@@ -69,7 +69,8 @@ def test_files_of_another_name_are_left_out_and_counted(root: Path, caplog: pyte
 def test_what_is_missing_is_named_with_where_it_belongs(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"there is no folder .*nowhere/corpus/reshuffledv2/train"):
         DeBoer().describe(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="is not public"):
+    with pytest.raises(DataError, match="comes by git") as caught:
         DeBoer().download(root)
+    assert f"fdenoodt/Artificial-Speech-Dataset {root / 'corpus'}` gets it" in (caught.value.hint or "")
     with pytest.raises(DataError, match="is called <word>_<take>_<position>_<syllable>"):
         DeBoer(unit="syllable", path="corpus/reshuffledv2").describe(root)
