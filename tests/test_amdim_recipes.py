@@ -33,6 +33,8 @@ def test_they_are_the_published_experiments(name: str) -> None:
     assert found.data.options["size"] == sizes[0]
     assert (found.views.count, found.views.augment, found.cut) == (2, augment, "none")
     assert found.losses[0].options == {}  # the published are the defaults
+    watching = {"label": "class", "detach": True, "clip": 10.0, "penalty": 1e-3}
+    assert [loss.options for loss in found.losses[1:]] == [watching, {**watching, "head": "amdim"}]
     train = found.train
     assert (train.optimizer, train.lr, train.betas, train.eps) == ("adam", 2e-4, [0.8, 0.999], 1e-8)
     assert (train.weight_decay, train.warmup, train.batch, train.epochs) == (1e-5, 500, 480, epochs)
