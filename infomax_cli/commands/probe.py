@@ -46,7 +46,10 @@ def probe(
     pool: Annotated[str | None, typer.Option(help="Items to one row: mean, last, none, or flatten (images).")] = None,
     protocol: Annotated[
         str,
-        typer.Option(help="optimum, or as published: gim, vgim, cpc-audio, barello; images: dim, amdim, gim-vision."),
+        typer.Option(
+            help="optimum, or as published: gim, vgim, cpc-audio, barello; images: dim, amdim[-imagenet, -places205], "
+            "gim-vision."
+        ),
     ] = "optimum",
     neighbours: Annotated[
         int,

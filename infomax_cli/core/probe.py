@@ -352,7 +352,7 @@ class _Probing:
             depths=tuple(self.depths),
             all_depths=len(self.depths) == len(self.subject.encoder.stages),
             scores=tuple(scores),
-            notes=tuple(dict.fromkeys(self.notes[label])),
+            notes=self._notes(label),
             step=self.subject.step,
             trained_steps=self.subject.trained,
             data=self.subject.borrowed,
@@ -363,6 +363,11 @@ class _Probing:
 
     def _note(self, label: str, text: str) -> None:
         self.notes[label].append(text)
+
+    def _notes(self, label: str) -> tuple[str, ...]:
+        """What was noted, each once; of a published protocol first what it is."""
+        protocol = [] if self.protocol.is_optimum else [f"{self.protocol.name} is {self.protocol.says}"]
+        return tuple(dict.fromkeys([*protocol, *self.notes[label]]))
 
     def _note_unseen(self, label: str, problem: Problem) -> None:
         seen = problem.train.labels.bincount(minlength=self._spec(label).classes) > 0

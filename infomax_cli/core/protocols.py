@@ -7,7 +7,7 @@ says so.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -98,6 +98,9 @@ _AMDIM = AdamTraining(
     clip=10.0,
     penalty=1e-3,
 )
+_AMDIM_IMAGENET = replace(_AMDIM, epochs=30, batch=480, at=(15, 25))
+_AMDIM_PLACES205 = replace(_AMDIM, epochs=15, batch=480, at=(7, 12))
+_AMDIM_HEADS: Mapping[Classifier, Head] = {"linear": "linear", "mlp": "amdim"}
 _GIM_VISION = AdamTraining(lr=1e-3, epochs=300, batch=32)
 
 PROTOCOLS: Mapping[str, Protocol] = {
@@ -162,7 +165,21 @@ PROTOCOLS: Mapping[str, Protocol] = {
             "110 of 120, batches of 200, logits clipped at 10; features without augmentation",
             aligned=_AMDIM,
             whole=_AMDIM,
-            heads={"linear": "linear", "mlp": "amdim"},
+            heads=_AMDIM_HEADS,
+        ),
+        Protocol(
+            name="amdim-imagenet",
+            says="as amdim, with its schedule for ImageNet: a fifth after epochs 15 and 25 of 30, batches of 480",
+            aligned=_AMDIM_IMAGENET,
+            whole=_AMDIM_IMAGENET,
+            heads=_AMDIM_HEADS,
+        ),
+        Protocol(
+            name="amdim-places205",
+            says="as amdim, with its schedule for Places205: a fifth after epochs 7 and 12 of 15, batches of 480",
+            aligned=_AMDIM_PLACES205,
+            whole=_AMDIM_PLACES205,
+            heads=_AMDIM_HEADS,
         ),
         Protocol(
             # Published, random crops and flips are encoded anew in each epoch.

@@ -103,6 +103,9 @@ def test_constants_are_the_published_ones() -> None:
     assert (amdim.lr, amdim.batch, amdim.betas, amdim.weight_decay) == (2e-4, 200, (0.8, 0.999), 1e-5)
     assert (amdim.epochs, amdim.at, amdim.factor, amdim.warmup) == (120, (80, 110), 0.2, 500)
     assert (amdim.clip, amdim.penalty) == (10.0, 1e-3)
+    for name, epochs, drops in (("imagenet", 30, (15, 25)), ("places205", 15, (7, 12))):
+        changed = dataclasses.replace(amdim, epochs=epochs, at=drops, batch=480)
+        assert PROTOCOLS[f"amdim-{name}"].whole == changed
     assert (gim.lr, gim.epochs, gim.batch) == (1e-3, 300, 32)
     assert [PROTOCOLS[name].pool for name in ("dim", "amdim", "gim-vision")] == ["flatten", "mean", "mean"]
 
