@@ -13,6 +13,7 @@ import soundfile
 
 import tiny
 from conftest import Forked, Infomax
+from infomax_cli.core.subject import load_subject
 from infomax_cli.runs import Run
 
 QUICK = ("--steps", "3", "--batch", "2", "--width", "4", "--loss", "mse", "--judged-on", "4", "--items", "2")
@@ -97,6 +98,15 @@ def test_what_is_asked_wrongly_is_one_line(
     assert (done.code, done.out) == (2, "")
     assert f"error: {message}" in done.err
     assert not hint or any(line.startswith("hint: ") and hint in line for line in done.err.splitlines())
+
+
+def test_an_item_by_its_number_and_by_its_id_is_one_item(infomax: Infomax, trained: Run) -> None:
+    subject = load_subject(trained, tiny.CPU)
+    name = subject.dataset.split(subject.root, "test")[1, None].id
+    done = infomax("decode", str(trained.path), *QUICK, "--interpolate", "1", name, "--seed", "8")
+    assert done.code == 2
+    assert f"error: --interpolate 1 {name}: there is nothing between an item and itself" in done.err
+    assert "training" not in done.err
 
 
 def test_a_second_call_leaves_nothing_of_the_first_and_other_depths_stay(infomax: Infomax, trained: Run) -> None:

@@ -80,6 +80,8 @@ def decode(
     if traverse is not None:
         decoding.check_unit(traverse, depths)
     chosen = [decoding.item(name) for name in (interpolate or ((item or "0",) if traverse is not None else ()))]
+    if interpolate is not None and chosen[0].id == chosen[1].id:
+        raise UsageError(f"--interpolate {' '.join(interpolate)}: there is nothing between an item and itself")
     have_decoders(found, decoding)
     if sample is not None:
         _sample(found, decoding, sample, "fitted" if draws == "fitted" else "prior", as_json=as_json)
@@ -112,10 +114,6 @@ def _check(
     ]
     if len(asked) > 1:
         raise UsageError(f"--{' and --'.join(asked)}: one at a time", "the decoders are kept: ask again for the other")
-    if interpolate is not None and interpolate[0] == interpolate[1]:
-        raise UsageError(
-            f"--interpolate {interpolate[0]} {interpolate[1]}: there is nothing between an item and itself"
-        )
 
 
 def have_decoders(run: Run, decoding: Decoding) -> None:
