@@ -12,6 +12,7 @@ import pytest
 
 import tiny
 from conftest import Infomax
+from infomax_cli.core.comparison_plot import draw_comparison
 from infomax_cli.ledger import block_losses, read_entry, read_losses
 from infomax_cli.runs import Run
 
@@ -117,6 +118,18 @@ def test_runs_are_compared_by_recipe_loss_and_probe(infomax: Infomax, two: tuple
     found = json.loads(Path("runs/compare.json").read_text())
     assert found["differences"] == {"train.seed": {"runs/one": 0, "runs/other": 3}}
     assert [probe["protocol"] for probe in found["probes"]] == ["linear, on test", "mlp, on test"]
+
+
+def test_a_single_step_and_a_single_depth_are_seen_in_the_picture(two: tuple[Run, Run]) -> None:
+    for run in two:
+        run.metrics.write_text(run.metrics.read_text().split("\n", 1)[1])  # what was logged at step 4 alone
+        probed(run, "speaker", {5: 0.5})
+    figure = draw_comparison([read_entry(run) for run in two], ["one", "other"])
+    losses, speaker, _ = figure.axes
+    shown = {tuple(line.get_xydata()[-1]): line for line in losses.lines if len(line.get_xydata())}
+    assert sorted(shown) == [(4, 1.25), (4, 2.5), (4, 4.25), (4, 5.5)]
+    assert [shown[place].get_marker() for place in sorted(shown)] == ["o", "o", "s", "s"]
+    assert all(float(tick).is_integer() for axes in (losses, speaker) for tick in axes.get_xticks())
 
 
 def test_compare_needs_two_runs_and_a_place_for_its_picture(infomax: Infomax, two: tuple[Run, Run]) -> None:
