@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 UNBOUNDED = 10_000  # columns: where nobody looks through a window, a table is as wide as what it holds
 
@@ -24,6 +25,18 @@ def messages() -> Console:
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
+
+
+def print_table(table: Table) -> None:
+    """A table on stdout; its title and its caption on lines of their own, which need not be as narrow as it is."""
+    title, caption = table.title, table.caption
+    table.title = table.caption = None
+    console = results()
+    if title:
+        console.print(title, style="table.title")
+    console.print(table)
+    if caption:
+        console.print(caption, style="table.caption")
 
 
 def print_json(data: Any) -> None:

@@ -120,6 +120,30 @@ def test_runs_are_compared_by_recipe_loss_and_probe(infomax: Infomax, two: tuple
     assert [probe["protocol"] for probe in found["probes"]] == ["linear, on test", "mlp, on test"]
 
 
+def test_what_a_recipe_does_not_say_is_told_from_null(infomax: Infomax, two: tuple[Run, Run]) -> None:
+    text = two[1].recipe_file.read_text().replace("train:   {", "train:   {clip: 1, schedule: {at: [3]}, ")
+    two[1].recipe_file.write_text(text.replace("loss:    {", "loss:    [{name: kl, weight: 0.5}, {"))
+    two[1].recipe_file.write_text(two[1].recipe_file.read_text().replace("negatives: 4}", "negatives: 4}]"))
+    two[0].recipe_file.write_text(two[0].recipe_file.read_text().replace("cut:     each", "cut:     [1, 3]"))
+    done = infomax("compare", "one", "other")
+    assert done.code == 0, done.err
+    table = done.out.partition("\n\n")[0]
+    lines = [" ".join(line.split()) for line in table.splitlines()]
+    assert "cut [1, 3] each" in lines
+    assert "train.clip null 1.0" in lines
+    assert "train.schedule.at - [3]" in lines
+    assert "loss.0.name infonce kl" in lines
+    assert "loss.1.name - infonce" in lines
+    assert not [line for line in lines if "{" in line]
+    found = json.loads(Path("runs/compare.json").read_text())["differences"]
+    assert found["train.clip"] == {"runs/one": None, "runs/other": 1.0}
+    assert found["train.schedule.at"] == {"runs/other": [3]}
+
+
+def test_titles_are_on_one_line_however_narrow_a_table_is(infomax: Infomax, two: tuple[Run, Run]) -> None:
+    assert "vowel: linear, on test, test accuracy in %" in infomax("compare", "one", "other").out.splitlines()
+
+
 def test_a_single_step_and_a_single_depth_are_seen_in_the_picture(two: tuple[Run, Run]) -> None:
     for run in two:
         run.metrics.write_text(run.metrics.read_text().split("\n", 1)[1])  # what was logged at step 4 alone

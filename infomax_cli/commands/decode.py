@@ -151,7 +151,7 @@ def have_decoders(run: Run, decoding: Decoding) -> None:
 def _reconstruct(run: Run, decoding: Decoding, count: int, judged_on: int, *, as_json: bool) -> None:
     import json
 
-    from infomax_cli.console import messages, results
+    from infomax_cli.console import messages, print_table
     from infomax_cli.core.exhibition import Piece, Row
     from infomax_cli.core.files import write_text
     from infomax_cli.progress import StageDisplay
@@ -168,7 +168,7 @@ def _reconstruct(run: Run, decoding: Decoding, count: int, judged_on: int, *, as
     table = [row.to_dict() for row in judged]
     write_text(folder / "errors.json", json.dumps({"run": run.name, "depths": table}, indent=2) + "\n")
     if not as_json:
-        results().print(_table(judged, decoding))
+        print_table(_table(judged, decoding))
     title = f"{run.name}: reconstructions"
     _write(run, decoding, folder, "reconstructions", title, rows, {"depths": table}, as_json=as_json)
 
@@ -246,7 +246,7 @@ def _table(judged: Sequence[Judged], decoding: Decoding) -> Any:
 
     medium = decoding.medium
     table = Table(
-        title="reconstructions of test items", box=None, title_justify="left", caption_justify="left",
+        title="reconstructions of test items", box=None,
         caption=f"means over {judged[0].items} crops; loss {decoding.loss_name}",
     )  # fmt: skip
     columns = [measure.title for measure in medium.measures.values()]

@@ -129,7 +129,7 @@ def _report(
 
     from rich.table import Table
 
-    from infomax_cli.console import messages, print_json, results
+    from infomax_cli.console import messages, print_json, print_table, results
     from infomax_cli.core.explain_pages import draw_contribution, draw_depth, write_page
     from infomax_cli.core.files import write_text
     from infomax_cli.errors import CheckpointError
@@ -144,12 +144,12 @@ def _report(
     if as_json:
         print_json(plain)
     else:
-        table = Table(title=f"what dimensions tell about {label}, on test", box=None, title_justify="left")
+        table = Table(title=f"what dimensions tell about {label}, on test", box=None)
         for name in _HEADER:
             table.add_column(name, justify="right")
         for row in rows:
             table.add_row(*row)
-        results().print(table)
+        print_table(table)
         results().print(_LEGEND, soft_wrap=True)
         for depth, left in scores.items():
             shares = ", ".join(f"{count}: {value:.2f}" for count, value in left.items())

@@ -160,8 +160,7 @@ def _watching(run: Run) -> Iterator[Watcher]:
 
 
 def _report(run: Run, results: dict[str, ProbeResult], *, as_json: bool) -> None:
-    from infomax_cli.console import messages, print_json
-    from infomax_cli.console import results as stdout
+    from infomax_cli.console import messages, print_json, print_table
     from infomax_cli.core.probe_result import write_result
 
     if as_json:
@@ -170,7 +169,7 @@ def _report(run: Run, results: dict[str, ProbeResult], *, as_json: bool) -> None
         for note in result.notes:
             messages().print(f"note: {label}: {note}", soft_wrap=True, markup=False)
         if not as_json:
-            stdout().print(_table(result))
+            print_table(_table(result))
         file, picture = write_result(run, result)  # last, so that a full disk does not hide what was found
         messages().print(f"wrote {file} and {picture.name}", soft_wrap=True, markup=False)
 
@@ -178,8 +177,7 @@ def _report(run: Run, results: dict[str, ProbeResult], *, as_json: bool) -> None
 def _report_curves(run: Run, results: dict[str, tuple[ProbeResult, ...]], *, as_json: bool) -> None:
     from rich.table import Table
 
-    from infomax_cli.console import messages, print_json
-    from infomax_cli.console import results as stdout
+    from infomax_cli.console import messages, print_json, print_table
     from infomax_cli.core.probe_result import write_curve
 
     if as_json:
@@ -193,7 +191,7 @@ def _report_curves(run: Run, results: dict[str, tuple[ProbeResult, ...]], *, as_
             caption = (
                 f"in %, ± over {max(result.repeats for result in found)} draws; chance {100 * found[0].chance:.1f}"
             )
-            table = Table(title=title, caption=caption, box=None, title_justify="left", caption_justify="left")
+            table = Table(title=title, caption=caption, box=None)
             table.add_column("depth")
             for result in found:
                 table.add_column(
@@ -202,7 +200,7 @@ def _report_curves(run: Run, results: dict[str, tuple[ProbeResult, ...]], *, as_
             for place, score in enumerate(found[0].scores):
                 name = f"untrained {score.layer}" if score.source == "random" else score.layer
                 table.add_row(name, *(_percent(result.scores[place]) for result in found))
-            stdout().print(table)
+            print_table(table)
         file, picture = write_curve(run, found)
         messages().print(f"wrote {file} and {picture.name}", soft_wrap=True, markup=False)
 
@@ -218,7 +216,7 @@ def _table(result: ProbeResult) -> Table:
     rows = "; rows learnt from {:,}, tested {:,}".format(*next(iter(sizes))) if len(sizes) == 1 else ""
     after = "" if result.trained_steps is None else f"encoder after step {result.trained_steps:,}; "
     caption = f"{after}accuracy in %; chance (the commonest class) {100 * result.chance:.1f}{rows}"
-    table = Table(title=title, caption=caption, box=None, title_justify="left", caption_justify="left")
+    table = Table(title=title, caption=caption, box=None)
     untrained = {score.depth: score for score in result.of("random")}
     grids = any(score.grid for score in result.scores)
     columns = ["depth", *(["grid"] if grids else []), "hop", "dims", "test", *(["untrained"] if untrained else [])]

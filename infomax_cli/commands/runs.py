@@ -40,7 +40,7 @@ def list_runs(
 
     infomax runs        infomax runs name=gim train.seed=0 --sort phone
     """
-    from infomax_cli.console import messages, print_json, results
+    from infomax_cli.console import messages, print_json, print_table
     from infomax_cli.paths import runs_root
 
     folder = runs or runs_root()
@@ -51,7 +51,7 @@ def list_runs(
     if as_json:
         print_json([_plain(entry) for entry in entries])
     elif entries:
-        results().print(_table(entries))
+        print_table(_table(entries))
     else:
         which = " ".join(where) if where else ""
         raise UsageError(
@@ -113,7 +113,7 @@ def _table(entries: Sequence[Entry]) -> Any:
     labels = labels_of(entries)
     caption = "loss: all blocks together, the last mean"
     caption += "; a label: best accuracy in %, @ its depth" if labels else ""
-    table = Table(box=None, caption=caption, caption_justify="left")
+    table = Table(box=None, caption=caption)
     for column in ("run", "recipe", "data", "began", "step", "train loss", "validation", *labels):
         table.add_column(column, justify="left" if column in ("run", "recipe", "data", "began") else "right")
     for entry in entries:

@@ -92,14 +92,14 @@ def _one_of(option: str, word: str, known: tuple[str, ...]) -> Any:
 def _report(name: str, seen: Seen, *, as_json: bool) -> None:
     from rich.table import Table
 
-    from infomax_cli.console import print_json, results
+    from infomax_cli.console import print_json, print_table
 
     if as_json:
         print_json({"run": name, **seen.to_dict()})
         return
     count, unit = len(seen.cloud.points), seen.cloud.unit
     title = f"{seen.cloud.label}: {count:,} {unit}s of {seen.options.split}"
-    table = Table(title=title, caption=_LEGEND, box=None, title_justify="left", caption_justify="left")
+    table = Table(title=title, caption=_LEGEND, box=None)
     beside = seen.apart[0].untrained_silhouette is not None
     columns = ["depth", "dims", "silhouette", *(["untrained"] if beside else []), "in the plane", "purity"]
     for column in [*columns, *(["untrained"] if beside else [])]:
@@ -109,4 +109,4 @@ def _report(name: str, seen: Seen, *, as_json: bool) -> None:
         pure = [f"{100 * apart.untrained_purity:.1f}"] if apart.untrained_purity is not None else []
         numbers = [f"{apart.silhouette:.3f}", *fresh, f"{apart.plane_silhouette:.3f}", f"{100 * apart.purity:.1f}"]
         table.add_row(str(apart.depth), str(apart.dims), *numbers, *pure)
-    results().print(table)
+    print_table(table)
