@@ -254,6 +254,8 @@ REFUSED = [
     (["RECIPE", "--resume"], 2, "runs holds no run of tiny", "infomax train tiny"),
     (["--resume"], 2, "runs holds no run", "train one first"),
     (["none", "--resume"], 2, "there is no run or recipe 'none'", None),
+    (["tiny", "--resume", "lost"], 2, "--resume takes one name, of a run or of a recipe, or none: not tiny and lost",
+     "infomax train lost --resume"),
     (["RECIPE", "--resume", "--splits", "2"], 2, "--resume is the same run: it takes no --splits", "--from RUN"),
     # data
     (["gim"], 1, "there is no LibriSpeech at", "--root"),
