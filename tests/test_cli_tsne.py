@@ -53,10 +53,14 @@ def test_one_depth_in_frames_and_speakers_as_items(infomax: Infomax, run: Run) -
     done = infomax("tsne", "--color", "speaker", "--depth", "last", "--limit", "9", "--perplexity", "3")
     assert done.code == 0, done.err
     assert "speaker: 9 items of seen" in done.out
+    assert "note: perplexity 2.67 in place of 3: there are 9 points" in done.err
+    found = json.loads((run.path / "tsne" / "tsne-speaker-depth5.json").read_text())
+    assert (found["perplexity"], found["perplexity_asked"]) == (8 / 3, 3.0)
     assert (run.path / "tsne" / "tsne-speaker-depth5.png").exists()
     done = infomax("tsne", "--color", "vowel", "--depth", "4", "--frames", "--limit", "40", "--method", "pca")
     assert done.code == 0, done.err
     assert "40 frames of test" in done.out
+    assert "perplexity" not in done.err
     assert (run.path / "tsne" / "pca-vowel-frames-depth4.html").exists()
 
 

@@ -85,11 +85,20 @@ class Seen:
         what = f"{self.options.method}-{self.cloud.label}{'-frames' if self.options.frames else ''}"
         return f"{what}-depth{self.cloud.depths[0]}" if len(self.cloud.depths) == 1 else what
 
+    @property
+    def perplexity(self) -> float | None:
+        """What t-SNE took; None of another method."""
+        if self.options.method != "tsne":
+            return None
+        return plane.perplexity_of(len(self.cloud.points), self.options.perplexity)
+
     def to_dict(self) -> dict[str, Any]:
         """Everything but the features."""
         shown = sorted(set(self.cloud.classes.tolist()))
         return {
             **asdict(self.options),
+            "perplexity": self.perplexity,
+            "perplexity_asked": self.options.perplexity,
             "unit": self.cloud.unit,
             "points": len(self.cloud.points),
             "classes": [named(self.cloud.spec, value) for value in shown],
