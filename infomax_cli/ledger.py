@@ -179,14 +179,12 @@ def settings(plain: Any, where: str = "") -> Iterator[tuple[str, Any]]:
         yield from settings(value, f"{where}.{key}" if where else str(key))
 
 
-def at(values: Any, key: str) -> Any:
-    """What a dotted key names in a recipe: an item of a list by its number, or without one where it is the only item;
-    None where there is nothing."""
-    for part in key.split("."):
-        if isinstance(values, list):
-            numbered = part.isdecimal() and int(part) < len(values)
-            only = values[0].get(part) if len(values) == 1 and isinstance(values[0], dict) else None
-            values = values[int(part)] if numbered else only
-        else:
-            values = values.get(part) if isinstance(values, dict) else None
-    return values
+def every_setting(plain: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """As `settings`, but whole sections and lists too, and of a list of one mapping its parts without a number as well:
+    ``loss``, ``loss.0``, ``loss.0.steps`` and ``loss.steps``."""
+    if where:
+        yield where, plain
+    alone = isinstance(plain, list) and len(plain) == 1 and isinstance(plain[0], dict)
+    for parts in (dict(enumerate(plain)) if isinstance(plain, list) else plain, plain[0] if alone else None):
+        for key, value in parts.items() if isinstance(parts, dict) else ():
+            yield from every_setting(value, f"{where}.{key}" if where else str(key))

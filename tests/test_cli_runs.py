@@ -80,6 +80,9 @@ def test_runs_come_in_the_order_that_is_asked_for(infomax: Infomax, two: tuple[R
     assert order("--sort", "vowel") == ["other", "one"]
     assert order("train.seed=3") == ["other"]
     assert order("name=tiny", "loss.negatives=4") == ["one"]
+    assert order("name=gr*", "data.name=*[bls]") == ["other"]
+    assert order("loss.0.name=infonce", "train.clip=null") == ["one", "other"]
+    assert order("name=nobody", "--sort", "vowel") == []
     wrong = infomax("runs", "--sort", "vowl")
     assert wrong.code == 2
     assert "vowel" in wrong.err
@@ -96,10 +99,28 @@ def test_a_run_that_cannot_be_read_costs_a_note_only(infomax: Infomax, two: tupl
     assert f"note: {two[0].path.relative_to(Path.cwd())} is left out" in done.err
 
 
+@pytest.mark.parametrize(
+    ("condition", "told", "hint"),
+    [
+        ("nme=tiny", "nme: no run's recipe says anything of it", "did you mean name?"),
+        ("seed=3", "seed: no run's recipe says anything of it", "did you mean train.seed?"),
+        ("name=tin", "none of the 2 runs in runs has name=tin", "did you mean name=tiny?"),
+        ("train.seed=17", "none of the 2 runs in runs has train.seed=17", "there are: 0, 3"),
+        ("train.lr", "train.lr: not a condition", "for example name=gim"),
+    ],
+)
+def test_conditions_that_no_run_meets_say_what_there_is(
+    infomax: Infomax, two: tuple[Run, Run], condition: str, told: str, hint: str
+) -> None:
+    done = infomax("runs", condition, "--sort", "vowel")
+    assert done.code == 2
+    assert [line in shown for line, shown in zip((told, hint), done.err.splitlines(), strict=True)] == [True, True]
+
+
 def test_no_runs_is_one_line_that_says_what_to_do(infomax: Infomax, here: Path) -> None:
     done = infomax("runs", "name=gim")
     assert done.code == 2
-    assert "no run with name=gim" in done.err
+    assert "runs holds no run" in done.err
     assert "infomax train" in done.err
 
 
