@@ -58,7 +58,7 @@ def test_safetensors_is_what_load_takes(infomax: Infomax, run: Run) -> None:
     assert done.code == 0, done.err
     assert f"wrote {path}" in done.err
     assert "largest difference to the original: 0 (batches of 1 and 3, " in done.err
-    assert f'features = load("{path}")(x)  # x: (B, 1, T) at 16000 Hz, in [-1, 1]' in done.out
+    assert f'features = load("{path}")(x)  # x: float32 (B, 1, T) at 16000 Hz, in [-1, 1]' in done.out
     with torch.no_grad():
         assert torch.equal(load(path)(sound(2, 3200)), load(run.path, depth=3)(sound(2, 3200)))
 
@@ -136,7 +136,7 @@ def test_an_image_encoder_takes_any_batch(here: Path) -> None:
     export(model, "onnx", here / "images.onnx")
     images = torch.rand(7, 3, 16, 16)
     torch.testing.assert_close(onnx(here / "images.onnx")(images), model(images).detach(), atol=1e-5, rtol=0)
-    assert "x: float32 (B, 3, H, W)" in exporting.snippet(model, "onnx", here / "images.onnx")
+    assert "x: float32 (B, 3, 16, 16), in [0, 1]" in exporting.snippet(model, "onnx", here / "images.onnx")
 
 
 # --- what goes wrong -------------------------------------------------------------------------------------------------

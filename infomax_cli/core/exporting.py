@@ -24,7 +24,7 @@ from infomax_cli.core.files import write_atomically
 from infomax_cli.core.pretrained import PretrainedEncoder, load_file
 from infomax_cli.errors import InfomaxError
 from infomax_cli.recipe import SamplingOptions
-from infomax_cli.wording import describe_error
+from infomax_cli.wording import describe_error, describe_input
 
 Format = Literal["safetensors", "onnx", "torch-export"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -84,18 +84,15 @@ def metadata(model: PretrainedEncoder) -> dict[str, str]:
 
 def snippet(model: PretrainedEncoder, form: Format, path: Path) -> str:
     """How to use the file, in Python."""
-    rate = "" if model.sample_rate is None else f" at {model.sample_rate} Hz, in [-1, 1]"
-    shape = f"(B, {model.inputs.channels}, {'T' if model.inputs.is_sound else 'H, W'})"
+    grid = ["T"] if 2 in _dynamic(model) else model.inputs.grid
+    x = f"x: float32 {describe_input(model.inputs.channels, grid, model.sample_rate)}"
     if form == "safetensors":
-        return f'from infomax_cli import load\nfeatures = load("{path}")(x)  # x: {shape}{rate}'
+        return f'from infomax_cli import load\nfeatures = load("{path}")(x)  # {x}'
     if form == "torch-export":
-        return (
-            f'import torch\nencoder = torch.export.load("{path}").module()\n'
-            f"features = encoder(x)  # x: float32 {shape}{rate}"
-        )
+        return f'import torch\nencoder = torch.export.load("{path}").module()\nfeatures = encoder(x)  # {x}'
     return (
         f'import onnxruntime\nsession = onnxruntime.InferenceSession("{path}")\n'
-        f'features = session.run(None, {{"{INPUT}": x}})[0]  # x: float32 {shape}{rate}'
+        f'features = session.run(None, {{"{INPUT}": x}})[0]  # {x}'
     )
 
 
