@@ -23,6 +23,11 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
+def describe_count(count: int, what: str) -> str:
+    """``1 label``, ``12 labels``."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def describe_input(channels: int, grid: Sequence[object], rate: int | None) -> str:
     """A batch that an encoder takes, as a comment in code tells it: ``(B, 1, T) at 16000 Hz, in [-1, 1]``,
     ``(B, 3, 32, 32), in [0, 1]``. `rate` is None of images."""

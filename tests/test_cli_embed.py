@@ -236,7 +236,7 @@ def test_corrupt_and_short_files_are_named_and_left_out(infomax: Infomax, here: 
     assert "samples to make one frame, got 20" in left[1]
     assert "wrote features of 1 input to o, 2 left out" in done.err
     done = infomax("embed", "in/bad.flac", "--out", "o")
-    assert (done.code, "none of 1 inputs could be embedded" in done.err) == (1, True)
+    assert (done.code, "none of 1 input could be embedded" in done.err) == (1, True)
 
 
 def test_the_result_as_json(infomax: Infomax, here: Path) -> None:

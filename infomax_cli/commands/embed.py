@@ -10,7 +10,7 @@ import typer
 
 from infomax_cli.commands.asking import depths_of
 from infomax_cli.errors import DataError, Interrupted, UsageError
-from infomax_cli.wording import suggest
+from infomax_cli.wording import describe_count, suggest
 
 if TYPE_CHECKING:
     from infomax_cli.core.embed_sources import Source
@@ -176,8 +176,8 @@ def _report(result: Embedded, embedding: Embedding, *, as_json: bool) -> None:
         failed = [{"source": place, "error": why} for place, why in result.failed]
         print_json({"out": str(embedding.out), "made": result.made, "kept": result.kept, "failed": failed})
     if not result.made + result.kept:
-        raise DataError(f"none of {len(result.failed)} inputs could be embedded")
-    inputs = "1 input" if result.made == 1 else f"{result.made} inputs"
+        raise DataError(f"none of {describe_count(len(result.failed), 'input')} could be embedded")
+    inputs = describe_count(result.made, "input")
     before = f", those of {result.kept} were there already" if result.kept else ""
     left = f", {len(result.failed)} left out" if result.failed else ""
     console.print(f"wrote features of {inputs} to {embedding.out}{before}{left}", soft_wrap=True, markup=False)

@@ -14,6 +14,7 @@ from torch import Tensor
 from infomax_cli.core.api import DataSpec
 from infomax_cli.core.resample import resample
 from infomax_cli.errors import UsageError
+from infomax_cli.wording import describe_count
 
 # whole numbers are scaled to [-1, 1] in sound, to [0, 1] in images
 _SOUND_STEPS = {torch.int16: 2.0**15, torch.int32: 2.0**31}
@@ -53,7 +54,7 @@ class InputSpec:
             raise UsageError(f"{name} holds images of {theirs} pixels, but the encoder takes {ours}", hint)
 
     def describe(self) -> str:
-        channels = "1 channel" if self.channels == 1 else f"{self.channels} channels"
+        channels = describe_count(self.channels, "channel")
         return f"{channels} over {', '.join(self.axes)}" + ("" if self.rate is None else f" at {self.rate} Hz")
 
     @property

@@ -8,6 +8,7 @@ from pathlib import Path
 from infomax_cli.core.comparison_plot import whole_numbers
 from infomax_cli.core.files import write_atomically
 from infomax_cli.core.probe_result import ProbeResult
+from infomax_cli.wording import describe_count
 
 _LINES = {"trained": ("trained", "o-", "C0"), "random": ("untrained", "s--", "C7")}
 
@@ -94,6 +95,6 @@ def describe(result: ProbeResult) -> str:
     words = [result.classifier]
     words += [] if result.protocol == "optimum" else [f"protocol {result.protocol}"]
     words += [] if result.aligned else [f"pool {result.pool}"]
-    words += [f"{result.labels_per_class} labels a class"] if result.labels_per_class else []
-    words += [f"{result.draws} draws an item"] if result.draws else []
+    words += [f"{describe_count(result.labels_per_class, 'label')} a class"] if result.labels_per_class else []
+    words += [f"{describe_count(result.draws, 'draw')} an item"] if result.draws else []
     return ", ".join(words)
