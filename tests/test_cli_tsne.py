@@ -14,6 +14,8 @@ import pytest
 import tiny
 from conftest import Infomax
 from infomax_cli.core.checkpoint import load_checkpoint
+from infomax_cli.core.comparison_plot import PALETTE
+from infomax_cli.core.scatter import MARKERS, OTHERS, style_of
 from infomax_cli.errors import RecipeError
 from infomax_cli.runs import Run
 
@@ -139,6 +141,10 @@ def test_the_page_filters_zooms_and_plays_in_a_browser(infomax: Infomax, run: Ru
 
         wait = WebDriverWait(driver, 20)
         assert ask("infomax.visible().length") == count
+        styles = ask(f"[...Array({len(PALETTE) * len(MARKERS)}).keys()].map(infomax.styleAt)")
+        assert [style["color"] for style in styles] == [style_of(place)[0] for place in range(len(styles))]
+        assert len({(style["color"], style["shape"]) for style in styles}) == len(styles)
+        assert ask(f"infomax.styleAt({len(styles)}).color") == OTHERS[0]
         classes = driver.find_elements(By.CSS_SELECTOR, "#legend button")
         assert len(classes) == 3
         classes[0].click()

@@ -48,7 +48,8 @@ def draw_comparison(entries: Sequence[Entry], names: Sequence[str]) -> Figure:
 
 
 def _style(place: int) -> dict[str, Any]:
-    return {"color": PALETTE[place % len(PALETTE)], "marker": _MARKERS[place % len(_MARKERS)], "markersize": 4}
+    marker = _MARKERS[(place + place // len(PALETTE)) % len(_MARKERS)]  # of another colour the next time round
+    return {"color": PALETTE[place % len(PALETTE)], "marker": marker, "markersize": 4}
 
 
 def whole_numbers() -> Any:

@@ -11,17 +11,20 @@ from torch import Tensor
 from infomax_cli.core.cloud import Cloud, named
 from infomax_cli.core.comparison_plot import PALETTE
 from infomax_cli.core.files import write_atomically
+from infomax_cli.wording import describe_count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MARKERS = "osD^vP*X<>hp"
+MARKERS = "osD^vP*X<>hp"  # the page draws the same
+OTHERS = "#999999", "."
 
 
 def style_of(place: int) -> tuple[str, str]:
     """The colour and the marker of a class, by its place among those shown: more classes than colours differ in their
-    markers."""
-    return PALETTE[place % len(PALETTE)], _MARKERS[place // len(PALETTE) % len(_MARKERS)]
+    markers. Those for which no pair is left are `OTHERS`."""
+    marker, color = divmod(place, len(PALETTE))
+    return (PALETTE[color], MARKERS[marker]) if marker < len(MARKERS) else OTHERS
 
 
 def draw_planes(cloud: Cloud, planes: Sequence[Tensor], titles: Sequence[str], heading: str) -> Figure:
@@ -43,10 +46,13 @@ def draw_planes(cloud: Cloud, planes: Sequence[Tensor], titles: Sequence[str], h
         axes.set(xticks=[], yticks=[])
     for axes in grid[len(planes) :]:
         axes.set_axis_off()
-    handles = [_draw_class(grid[0], planes[0][:0], place, 0) for place in range(len(shown))]
+    own = len(PALETTE) * len(MARKERS)
+    names = [named(cloud.spec, value) for value in shown[:own]]
+    names += [describe_count(len(shown) - own, "other")] if len(shown) > own else []
+    handles = [_draw_class(grid[0], planes[0][:0], place, 0) for place in range(len(names))]
     figure.legend(
-        handles, [named(cloud.spec, value) for value in shown], title=cloud.label, loc="outside right center",
-        fontsize=7, title_fontsize=8, ncols=-(-len(shown) // 24), markerscale=1.5, frameon=False,
+        handles, names, title=cloud.label, loc="outside right center",
+        fontsize=7, title_fontsize=8, ncols=-(-len(names) // 24), markerscale=1.5, frameon=False,
     )  # fmt: skip
     figure.suptitle(heading, fontsize=10)
     return figure
