@@ -32,13 +32,15 @@ def draw_planes(cloud: Cloud, planes: Sequence[Tensor], titles: Sequence[str], h
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = min(3, len(planes))
-    rows = -(-len(planes) // columns)
-    figure = Figure(figsize=(3.6 * columns + 1.4, 3.6 * rows + 0.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
     classes = cloud.classes
     shown = sorted(set(classes.tolist()))
+    names = _named(cloud, shown)
+    beside = -(-len(names) // 24)  # columns of the legend
+    columns = min(3, len(planes))
+    rows = -(-len(planes) // columns)
+    figure = Figure(figsize=(3.6 * columns + 0.7 * beside + 0.7, 3.6 * rows + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, plane, title in zip(grid, planes, titles, strict=False):
         for place, value in enumerate(shown):
             _draw_class(axes, plane[classes == value], place, len(classes))
@@ -46,16 +48,20 @@ def draw_planes(cloud: Cloud, planes: Sequence[Tensor], titles: Sequence[str], h
         axes.set(xticks=[], yticks=[])
     for axes in grid[len(planes) :]:
         axes.set_axis_off()
-    own = len(PALETTE) * len(MARKERS)
-    names = [named(cloud.spec, value) for value in shown[:own]]
-    names += [describe_count(len(shown) - own, "other")] if len(shown) > own else []
     handles = [_draw_class(grid[0], planes[0][:0], place, 0) for place in range(len(names))]
     figure.legend(
         handles, names, title=cloud.label, loc="outside right center",
-        fontsize=7, title_fontsize=8, ncols=-(-len(names) // 24), markerscale=1.5, frameon=False,
+        fontsize=7, title_fontsize=8, ncols=beside, markerscale=1.5, frameon=False,
     )  # fmt: skip
     figure.suptitle(heading, fontsize=10)
     return figure
+
+
+def _named(cloud: Cloud, shown: Sequence[int]) -> list[str]:
+    """The legend's words: a class that has a look of its own, and how many have none."""
+    own = len(PALETTE) * len(MARKERS)
+    names = [named(cloud.spec, value) for value in shown[:own]]
+    return names if len(shown) <= own else [*names, describe_count(len(shown) - own, "other")]
 
 
 def _draw_class(axes: Any, points: Tensor, place: int, count: int) -> Any:
