@@ -22,6 +22,11 @@ from infomax_cli.core.inputs import InputSpec
 from infomax_cli.errors import InfomaxError
 from infomax_cli.recipe import parse
 from infomax_cli.runs import Run
+from infomax_plugins.encoders._spectrogram import Spectrogram
+from infomax_plugins.encoders.amdim_resnet import AMDIMResNet
+from infomax_plugins.encoders.dim_convnet import DIMConvNet
+from infomax_plugins.encoders.resnet_patches import ResNetPatches
+from infomax_plugins.encoders.speech_conv import SpeechConv
 
 RECIPE = parse({"name": "toy", "data": "tones", "encoder": "toy", "loss": "toy", "train": {"steps": 1}}, "toy.yaml")
 SOUNDS = [(1, 900), (2, 3200), (5, 4999)]  # batches and lengths that were not tried at export
@@ -137,6 +142,36 @@ def test_an_image_encoder_takes_any_batch(here: Path) -> None:
     images = torch.rand(7, 3, 16, 16)
     torch.testing.assert_close(onnx(here / "images.onnx")(images), model(images).detach(), atol=1e-5, rtol=0)
     assert "x: float32 (B, 3, 16, 16), in [0, 1]" in exporting.snippet(model, "onnx", here / "images.onnx")
+
+
+SPEECH = InputSpec(1, (5120,), ("time",), 16000)
+IMAGES, LARGER = (InputSpec(3, (side, side), ("height", "width"), None) for side in (16, 32))
+SHIPPED: dict[str, tuple[type[Any], dict[str, Any], InputSpec]] = {
+    "gim and cpc": (SpeechConv, {"channels": 6, "context_channels": 5}, SPEECH),
+    "dim": (DIMConvNet, {"size": 16, "widths": [4, 4, 4, 8], "units": 8}, IMAGES),
+    "dim on crops": (DIMConvNet, {"config": "foldmultialex64x64", "size": 32, "widths": [4] * 7}, LARGER),
+    "amdim on speech": (AMDIMResNet, {"ndf": 4, "n_rkhs": 16, "depth": 1, "spectrogram": Spectrogram()}, SPEECH),
+    "cpc on patches": (
+        ResNetPatches,
+        {"resnet": 34, "size": 16, "patch": 8, "stride": 4, "widths": (4,), "blocks": (1,), "context": "pixelcnn"},
+        IMAGES,
+    ),
+}
+
+
+@pytest.mark.parametrize("form", ["onnx", "torch-export"])
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_encoder_of_ours_is_exported_for_any_batch_and_any_length(
+    here: Path, name: str, form: exporting.Format
+) -> None:
+    kind, options, inputs = SHIPPED[name]
+    model = PretrainedEncoder(kind(**options), RECIPE, inputs)
+    export(model, form, here / "it.pt2")
+    found = onnx(here / "it.pt2") if form == "onnx" else torch.export.load(here / "it.pt2").module()
+    for batch, more in ((2, 777), (5, 1001), (1, 4321)):  # not tried at export; images have one size
+        grid = [inputs.grid[0] + more] if inputs.is_sound else inputs.grid
+        x = 0.1 * torch.randn(batch, inputs.channels, *grid)
+        torch.testing.assert_close(found(x), model(x).detach(), atol=1e-4, rtol=0)
 
 
 # --- what goes wrong -------------------------------------------------------------------------------------------------

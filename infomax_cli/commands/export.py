@@ -31,7 +31,7 @@ def export(
     \b
     infomax export RUN                             weights and recipe, for `infomax_cli.load`
     infomax export RUN --format onnx --depth 4     for onnxruntime, any batch and any length
-    infomax export RUN --format torch-export       for torch alone
+    infomax export RUN --format torch-export       for torch alone; sound of two frames or more
 
     Before the file gets its name it is read back and compared with the original.
     """
