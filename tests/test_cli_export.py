@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Iterator
@@ -216,12 +217,26 @@ def test_what_is_missing_is_named_with_the_command_that_installs_it(
     assert "hint: pip install 'infomax[onnx]'" in done.err
 
 
+def test_a_full_disk_is_one_clear_line_and_leaves_nothing(
+    infomax: Infomax, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(model: PretrainedEncoder, path: Path) -> exporting.Run:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(exporting, "_write_program", write)
+    done = infomax("export", "--format", "torch-export", "--out", "x/encoder.pt2")
+    assert done.code == 1
+    assert done.err.splitlines()[0] == "error: cannot write x/encoder.pt2: No space left on device"
+    assert not list((here / "x").iterdir())
+
+
 def test_what_makes_no_sense_is_refused(infomax: Infomax, run: Run) -> None:
     for words, told in (
         (["--format", "onx"], "did you mean onnx?"),
         (["--depth", "all"], "a file gives out one depth"),
         (["--depth", "9"], "the encoder has depths 0 to 5"),
         (["--out", str(run.encoder_file)], "is what is to be exported"),
+        (["--out", str(run.path)], f"name a file in it: --out {run.path}/depth5.safetensors"),
     ):
         done = infomax("export", *words)
         assert (done.code, told in done.err) == (2, True), done.err

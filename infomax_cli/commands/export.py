@@ -47,7 +47,10 @@ def export(
     if len(depths) > 1:
         raise UsageError("--depth all: a file gives out one depth", "export one after the other: --depth 0")
     model.depth = depths[0]
-    path = out or _place(file, f"depth{model.depth}.{exporting.SUFFIXES[form]}")
+    name = f"depth{model.depth}.{exporting.SUFFIXES[form]}"
+    path = out or _place(file, name)
+    if path.is_dir():
+        raise UsageError(f"--out {path} is a folder", f"name a file in it: --out {path / name}")
     if path.exists() and path.samefile(file):
         raise UsageError(f"--out {path} is what is to be exported", "choose another file")
     made = exporting.export(model, form, path)
