@@ -147,7 +147,9 @@ def test_a_single_step_and_a_single_depth_are_seen_in_the_picture(two: tuple[Run
 
 
 def test_compare_needs_two_runs_and_a_place_for_its_picture(infomax: Infomax, two: tuple[Run, Run]) -> None:
-    assert infomax("compare", "one", "runs/one").code == 2
+    assert "two runs or more, and these are one" in infomax("compare", "one", "runs/one").err
+    twice = infomax("compare", "one", "other", "one", "--json")
+    assert json.loads(twice.out)["runs"] == ["runs/one", "runs/other"]
     assert "no run 'three'" in infomax("compare", "one", "three").err
     wrong = infomax("compare", "one", "other", "--out", "picture.pdf")
     assert (wrong.code, "picture.png" in wrong.err) == (2, True)

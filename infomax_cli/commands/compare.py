@@ -35,9 +35,12 @@ def compare(
     from infomax_cli.runs import find_run
 
     folder = runs or runs_root()
-    found = [find_run(name, folder) for name in names]
-    if len({run.path.resolve() for run in found}) < 2:
-        raise UsageError("compare takes two runs or more", "`infomax runs` lists them")
+    found = list({run.path.resolve(): run for run in (find_run(name, folder) for name in names)}.values())
+    if len(found) < 2:
+        raise UsageError(
+            f"compare takes two runs or more{', and these are one' if len(names) > 1 else ''}",
+            "`infomax runs` lists them",
+        )
     entries = [read_entry(run) for run in found]
     titles = _titles(entries)
     plain = _plain(entries)
