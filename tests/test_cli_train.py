@@ -224,7 +224,7 @@ REFUSED = [
     (["RECIPE", "views.augment=nois"], 2, "views: there is no augmentation 'nois'", "did you mean noise?"),
     # plugins
     (["RECIPE", "loss.name=infonse"], 2, "there is no loss 'infonse'", "did you mean infonce?"),
-    (["RECIPE", "encoder.name=speech"], 2, "there is no encoder 'speech'", "speech_conv"),
+    (["RECIPE", "encoder.name=speech"], 2, "tiny.yaml with encoder.name=speech: there is no encoder", "_conv"),
     (["RECIPE", "data.name=libri"], 2, "there is no dataset 'libri'", "librispeech"),
     (["RECIPE", "--data", "syllable"], 2, "there is no dataset 'syllable'", "did you mean syllables?"),
     # the cut and the blocks

@@ -148,6 +148,18 @@ def test_what_cannot_be_loaded_is_one_clear_line(run: Run, tmp_path: Path) -> No
     (empty / "recipe.yaml").write_text("name: x\n")
     with pytest.raises(CheckpointError, match="its training has saved nothing yet"):
         load(empty)
+    (empty / "checkpoints").mkdir()
+    (empty / "checkpoints" / "last.pt").touch()
+    with pytest.raises(CheckpointError, match=r"holds no encoder\.safetensors$"):
+        load(empty)
+
+
+def test_an_encoder_whose_plugin_is_gone_names_the_run(run: Run, tmp_path: Path) -> None:
+    with safe_open(run.encoder_file, "pt") as file:
+        recipe = file.metadata()["recipe"].replace("speech_conv", "speech_gone")
+    save_file(load_file(run.encoder_file), tmp_path / "old.safetensors", {"recipe": recipe})
+    with pytest.raises(UsageError, match=r"old\.safetensors: there is no encoder 'speech_gone'"):
+        load(tmp_path / "old.safetensors")
 
 
 # --- what it takes ---------------------------------------------------------------------------------------------------
