@@ -142,13 +142,13 @@ def _gather(
     )  # fmt: skip
 
 
-def chosen_label(data: DataSpec, label: str | None) -> str:
-    """The label that is asked for, or the only one that there is."""
+def chosen_label(data: DataSpec, label: str | None, option: str = "--color") -> str:
+    """The label that is asked for by `option`, or the only one that there is."""
     known = list(data.labels)
     if label is not None and label not in known:
-        raise UsageError(f"--color {label}: the data has no such label", suggest(label, known))
+        raise UsageError(f"{option} {label}: the data has no such label", suggest(label, known))
     if label is None and len(known) != 1:
-        raise UsageError("which label gives the colours?", f"--color takes one of: {', '.join(known) or 'none'}")
+        raise UsageError("which label gives the colours?", f"{option} takes one of: {', '.join(known) or 'none'}")
     return label or known[0]
 
 
