@@ -38,7 +38,10 @@ def bind(
             if _is_plain(parameter.default):
                 bound[name] = parameter.default
         elif not open_ended:
-            raise RecipeError(f"{source}: {where}.{name} is missing ({describe_type(hints.get(name, Any))})")
+            raise RecipeError(
+                f"{source}: {where}.{name} is missing ({describe_type(hints.get(name, Any))})",
+                f"add {where}.{name}={_placeholder(factory, name)}",
+            )
     return bound | {key: value for key, value in given.items() if key not in known}
 
 
@@ -59,17 +62,45 @@ def check_value(kind: Any, value: Any, where: str, source: str) -> Any:
         plain = json.dumps(value, default=to_jsonable_python)
         return TypeAdapter(kind).validate_json(plain, strict=True)
     except ValidationError:
-        raise RecipeError(f"{source}: {where} must be {describe_type(kind)}, not {value!r}") from None
+        message = f"{source}: {where} must be {describe_type(kind)}, not {value!r}"
+        raise RecipeError(message, _hint(kind, value, where)) from None
     except PydanticUserError:  # an annotation of a stranger's class, which no recipe can hold against anything
         return value
 
 
-def keyword_types(factory: Callable[..., Any]) -> dict[str, Any]:
-    """What its keywords may be."""
+def _placeholder(factory: Callable[..., Any], name: str) -> str:
+    """What stands for the value of a keyword in a hint: ``Annotated[str, "FOLDER"]`` names it."""
+    kind = keyword_types(factory, include_extras=True).get(name)
+    return str(typing.get_args(kind)[1]) if typing.get_origin(kind) is typing.Annotated else "..."
+
+
+def keyword_types(factory: Callable[..., Any], *, include_extras: bool = False) -> dict[str, Any]:
+    """What its keywords may be; with `include_extras` also what is annotated beside their types."""
+    constructor = factory.__init__ if inspect.isclass(factory) else factory
     try:
-        return typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+        return typing.get_type_hints(constructor, include_extras=include_extras)
     except (NameError, TypeError, AttributeError):
         return {}  # names that exist for the type checker alone: such an option takes anything
+
+
+def _hint(kind: Any, value: Any, where: str) -> str | None:
+    """The word that was meant, or what a value of that kind looks like; None where that cannot be told."""
+    alternatives = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+    words = [word for each in alternatives if typing.get_origin(each) is Literal for word in typing.get_args(each)]
+    if words:
+        return suggest(str(value), list(map(str, words)), prefix=f"{where}=")
+    return next((f"for example {where}={_EXAMPLES[each]}" for each in alternatives if each in _EXAMPLES), None)
+
+
+_EXAMPLES: Mapping[Any, str] = {
+    int: "8",
+    float: "0.1",
+    bool: "true",
+    str: "name",
+    list[int]: "[1, 3]",
+    list[float]: "[0.1, 0.5]",
+    list[str]: "[one, other]",
+}
 
 
 def _is_plain(value: Any) -> bool:

@@ -12,7 +12,7 @@ from infomax_cli import __version__
 from infomax_cli.core.files import write_text
 from infomax_cli.ledger import Entry, Probed, read_entry
 from infomax_cli.runs import Run
-from infomax_cli.wording import describe_input
+from infomax_cli.wording import count_of, describe_input
 
 FACTS = "data.json"  # what the data held when training began, as `infomax data --json` tells it
 
@@ -107,8 +107,8 @@ def _input(facts: Mapping[str, Any]) -> str:
 def _training(entry: Entry) -> Iterator[str]:
     train = entry.recipe.train
     length = f" of {entry.total:,}" if entry.total not in (None, entry.step) else ""
-    items = train.batch * train.accumulate
-    yield f"{entry.step:,}{length} steps of {items} items, {train.optimizer} at {train.lr:g}, seed {train.seed}."
+    items = count_of(train.batch * train.accumulate, "item")
+    yield f"{entry.step:,}{length} steps of {items}, {train.optimizer} at {train.lr:g}, seed {train.seed}."
     if train.init is not None:
         yield ""
         yield f"It began with the encoder of `{Path(train.init).name}`."

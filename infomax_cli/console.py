@@ -20,23 +20,21 @@ def results() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else UNBOUNDED)
 
 
+def print_table(table: Table) -> None:
+    """A table on stdout. Its title and its caption stand on lines of their own: within it they would be broken at its
+    width, however narrow that is."""
+    console, title, caption = results(), table.title, table.caption
+    table.title = table.caption = None
+    for part, style in ((title, "italic"), (table, None), (caption, "dim italic")):
+        if part:
+            console.print(part, style=style, soft_wrap=part is not table, markup=False)
+
+
 def messages() -> Console:
     """The console for messages and progress."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
-
-
-def print_table(table: Table) -> None:
-    """A table on stdout; its title and its caption on lines of their own, which need not be as narrow as it is."""
-    title, caption = table.title, table.caption
-    table.title = table.caption = None
-    console = results()
-    if title:
-        console.print(title, style="table.title")
-    console.print(table)
-    if caption:
-        console.print(caption, style="table.caption")
 
 
 def print_json(data: Any) -> None:

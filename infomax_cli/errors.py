@@ -16,6 +16,9 @@ Only ``infomax_cli.main`` catches them: it prints ``message`` and, below it, ``h
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 
 class InfomaxError(Exception):
     """One clear line on what failed and where (`message`), and one on what to do about it (`hint`)."""
@@ -62,3 +65,14 @@ class Diverged(InfomaxError):  # noqa: N818
 
 class Interrupted(InfomaxError):  # noqa: N818
     exit_code = 130
+
+
+@contextlib.contextmanager
+def blaming_settings() -> Iterator[None]:
+    """Around what sees nothing but settings: whatever refuses them without saying more is told that they are wrong."""
+    try:
+        yield
+    except InfomaxError as error:
+        if type(error) is InfomaxError:
+            raise RecipeError(error.message, error.hint) from error
+        raise

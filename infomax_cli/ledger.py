@@ -12,7 +12,7 @@ from typing import Any
 
 from infomax_cli.recipe import SECTIONS, Recipe
 from infomax_cli.runs import Run
-from infomax_cli.wording import describe_count
+from infomax_cli.wording import count_of
 
 Curve = tuple[tuple[int, float], ...]  # (step, value), by step
 
@@ -123,8 +123,8 @@ def _protocol(found: Mapping[str, Any]) -> str:
     words = [found["classifier"]]
     words += [] if found["protocol"] == "optimum" else [f"protocol {found['protocol']}"]
     words += [] if found["aligned"] else [f"pool {found['pool']}"]
-    words += [f"{describe_count(found['labels_per_class'], 'label')} a class"] if found["labels_per_class"] else []
-    words += [f"{describe_count(found['draws'], 'draw')} an item"] if found.get("draws") else []
+    words += [f"{count_of(found['labels_per_class'], 'label')} a class"] if found["labels_per_class"] else []
+    words += [f"{count_of(found['draws'], 'draw')} an item"] if found.get("draws") else []
     words += [f"on {found['test_split']}{' of ' + found['data'] if found.get('data') else ''}"]
     return ", ".join(words)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -73,10 +74,11 @@ app.command("doctor")(doctor)
 
 def main() -> None:
     """Run the command line; every error becomes a line on stderr and an exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever asks to stop, asks the same as Ctrl-C
     try:
         code = app(args=sys.argv[1:] or ["--help"], prog_name="infomax", standalone_mode=False)
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = _INTERRUPTED
     except BrokenPipeError:  # whoever read the output, `head` perhaps, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed goes nowhere
         sys.exit(1)
@@ -86,7 +88,15 @@ def main() -> None:
 
             traceback.print_exc()
         sys.exit(_report(error))
+    if code == _INTERRUPTED:  # where a verb has more to say, it raises `Interrupted`
+        _say_stopped()
     sys.exit(code if isinstance(code, int) else 0)  # an int where the command line was left early: --help, ^C
+
+
+def _say_stopped() -> None:
+    from infomax_cli.console import print_error
+
+    print_error("by Ctrl-C or SIGTERM", label="stopped")
 
 
 def _report(error: Exception) -> int:
@@ -101,7 +111,8 @@ def _report(error: Exception) -> int:
         print_error(*_words_of_parser(error))
         return 2
     if isinstance(error, OSError) and error.errno in _OS_HINTS:
-        where = f": {error.filename}" if error.filename else ""
+        name = error.filename2 or error.filename  # of a file that was to take another's place the other
+        where = f": {name}" if name else ""
         print_error(f"{(error.strerror or describe_error(error)).lower()}{where}", _OS_HINTS[error.errno])
     elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it
         print_error(f"out of memory: {describe_error(error)}", "a smaller train.batch or data.crop needs less")
@@ -121,12 +132,15 @@ def _words_of_parser(error: Any) -> tuple[str, str]:
     return message[:1].lower() + message[1:], f"{verb} --help tells what there is"
 
 
+_INTERRUPTED = 130  # the exit code of what Ctrl-C ended, by custom
 _REPORT = "INFOMAX_DEBUG=1 shows where; please report it"
 _OS_HINTS = {
     errno.ENOSPC: "make room on that disk, or choose another folder",
     errno.EDQUOT: "make room in your quota, or choose another folder",
-    errno.EACCES: "choose a folder that you may write in, or ask for the permission",
-    errno.EPERM: "choose a folder that you may write in, or ask for the permission",
+    errno.EACCES: "choose a folder that you may use, or ask for the permission",
+    errno.EPERM: "choose a folder that you may use, or ask for the permission",
+    errno.EISDIR: "name a file, not a folder",
+    errno.EEXIST: "part of that path is a file; choose another folder",
     errno.ENOTDIR: "part of that path is a file; choose another folder",
     errno.ENOENT: "it does not exist, or nothing can be made there; choose another place",
     errno.EEXIST: "a file is where a folder should be; choose another place",

@@ -11,6 +11,7 @@ from pathlib import Path
 from infomax_cli.core.files import hold
 from infomax_cli.errors import CheckpointError, RecipeError, UsageError
 from infomax_cli.recipe import Recipe, parse, read_recipe
+from infomax_cli.recipe_files import find_recipe
 
 MAY_CHANGE_ON_RESUME = ("data.path", "data.root", "train.epochs", "train.steps", "train.workers")
 
@@ -102,21 +103,37 @@ def all_runs(folder: Path) -> list[Run]:
     return [run for _, _, run in sorted(found, key=lambda entry: entry[:2])]
 
 
-def find_run(given: str | None, folder: Path, *, recipe: str | None = None) -> Run:
-    """A run by path, by name, or (nothing given) the newest; `recipe` keeps to runs of that recipe."""
-    if given is not None:
-        for path in (Path(given).expanduser(), folder / given):
-            if Run(path).recipe_file.is_file():
-                return Run(path)
-        known = [run.name for run in all_runs(folder)]
-        hint = f"in {folder} there are: {', '.join(known[-8:])}" if known else f"{folder} holds no run"
-        raise UsageError(f"there is no run {given!r}", hint)
-    for run in reversed(all_runs(folder)):
-        if recipe is None or _name_of(run) == recipe:
+def find_run(given: str | None, folder: Path) -> Run:
+    """The run that a user means: a run's folder by its path or its name, the newest run of a recipe by the recipe's
+    name or file, or (nothing given) the newest of all. Raises `UsageError` where there is none."""
+    known = all_runs(folder)
+    if given is None:
+        if not known:
+            raise UsageError(f"{folder} holds no run", _train_first("gim-syllables"))
+        return known[-1]
+    for path in (Path(given).expanduser(), folder / given):
+        if Run(path).recipe_file.is_file():
+            return Run(path)
+    recipe = _recipe_called(given)
+    for run in reversed(known):
+        if _name_of(run) == (recipe or given):
             return run
-    what = f"no run of {recipe}" if recipe else "no run"
-    example = f"infomax train {recipe or 'gim-syllables'}"
-    raise UsageError(f"{folder} holds {what}", f"train one first, for example: {example}")
+    if recipe is not None:
+        raise UsageError(f"{folder} holds no run of {recipe}", _train_first(given))
+    hint = f"in {folder} there are: {', '.join(run.name for run in known[-8:])}" if known else f"{folder} holds no run"
+    raise UsageError(f"there is no run or recipe {given!r}", hint)
+
+
+def _train_first(recipe: str) -> str:
+    return f"train one first, for example: infomax train {recipe}"
+
+
+def _recipe_called(given: str) -> str | None:
+    """The name that a recipe's runs bear; None where there is no such recipe."""
+    try:
+        return str(read_recipe(find_recipe(given))["name"])
+    except RecipeError:
+        return None
 
 
 def _name_of(run: Run) -> str | None:

@@ -14,6 +14,11 @@ def suggest(word: str, known: Sequence[str], prefix: str = "") -> str | None:
     return f"there are: {', '.join(known)}" if known else None
 
 
+def count_of(number: int, noun: str) -> str:
+    """A number of things: ``1 channel``, ``3 channels``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def describe_error(error: BaseException) -> str:
     """An exception on one line: its type and the first line of what it says."""
     try:
@@ -21,11 +26,6 @@ def describe_error(error: BaseException) -> str:
     except Exception:  # a stranger's exception may not even have words
         lines = []
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def describe_count(count: int, what: str) -> str:
-    """``1 label``, ``12 labels``."""
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def describe_input(channels: int, grid: Sequence[object], rate: int | None) -> str:

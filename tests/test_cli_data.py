@@ -187,6 +187,27 @@ def test_the_data_of_a_run_is_told_with_changes(infomax: Infomax, here: Path) ->
     assert asked(infomax, run.name, "data.speakers=2")["splits"]["train"]["items"] == 18
 
 
+def test_the_folder_is_named_that_was_read(infomax: Infomax, here: Path) -> None:
+    """It is under the root, or anywhere else; what is embedded lies in none."""
+    for number in range(5):
+        for place in (here / "data", here / "elsewhere"):
+            (place / "sounds").mkdir(parents=True, exist_ok=True)
+            soundfile.write(place / "sounds" / f"{number}.wav", np.zeros(1600), 16000)
+    for path, folder in {"sounds": here / "data" / "sounds", "elsewhere/sounds": here / "elsewhere" / "sounds"}.items():
+        assert infomax("data", "folder", f"path={path}").out.startswith(f"folder in {folder}: sounds at")
+        assert asked(infomax, "folder", f"path={path}")["found_in"] == str(folder)
+    assert infomax("data", "digits").out.startswith("digits: a training item is")
+    assert asked(infomax, "digits")["found_in"] is None
+
+
+@pytest.mark.parametrize("words", [["data", "folder"], ["train", "gim", "--data", "folder"], ["data", "imagefolder"]])
+def test_without_a_path_it_says_how_to_name_one(infomax: Infomax, words: list[str]) -> None:
+    done = infomax(*words)
+    assert done.code == 2
+    assert done.err.splitlines()[-2].endswith("data.path is missing (a word)")
+    assert done.err.splitlines()[-1] == "hint: add data.path=FOLDER"
+
+
 def test_missing_data_says_what_gets_it_how_large_it_is_and_what_runs_now(infomax: Infomax) -> None:
     done = infomax("data", "librispeech")
     assert done.code == 1

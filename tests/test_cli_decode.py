@@ -55,7 +55,7 @@ def test_the_page_needs_no_other_file(infomax: Infomax, trained: Run) -> None:
     [
         (("--sample", "3"), "samples-prior-depth4", 3),
         (("--sample", "2", "--draws", "fitted"), "samples-fitted-depth4", 2),
-        (("--interpolate", "0", "2", "--points", "4"), "interpolation-*", 4),
+        (("--interpolate", "0", "2", "--points", "4"), "interpolation-*", 4 + 2),  # with the originals
         (("--traverse", "1", "--points", "3", "--item", "1"), "traversal-1-*", 3),
     ],
 )
@@ -65,9 +65,13 @@ def test_latents_are_drawn_walked_between_and_swept(
     done = infomax("decode", str(trained.path), "--depth", "4", *QUICK, *words, "--json")
     assert done.code == 0, done.err
     (found,) = (trained.path / "decode").glob(folder)
-    assert json.loads(done.out)["folder"] == str(found)
+    told = json.loads(done.out)
+    assert told["folder"] == str(found)
     assert len(list(found.glob("*.wav"))) == sounds
-    assert len(list(found.glob("*.html"))) == len(list(found.glob("*.png"))) == 1
+    (page,), pictures = found.glob("*.html"), list(found.glob("*.png"))
+    assert len(pictures) == 1
+    note = f"{told['clipped']} of {sounds} sounds reach beyond [-1, 1]"
+    assert [note in text for text in (page.read_text(), done.err)] == [told["clipped"] > 0] * 2
 
 
 @pytest.mark.parametrize(
@@ -82,7 +86,7 @@ def test_latents_are_drawn_walked_between_and_swept(
         (["--draws", "fitted"], "--draws fitted is for --sample", "--sample 8"),
         (["--item", "1"], "--item 1 is for --traverse", "--traverse 0"),
         (["--sample", "1", "--draws", "normal"], "--draws normal: not known", "prior or fitted"),
-        (["--depth", "0", "--traverse", "6"], "--traverse 6: depth 0 has dimensions 0 to 5", ""),
+        (["--depth", "0", "--traverse", "6"], "--traverse 6: depth 0 has no such dimension", "it has 6: 0 to 5"),
         (["train.lr=1"], "train.lr=1: the encoder is that of", "data.path="),
     ],
 )
@@ -103,7 +107,8 @@ def test_a_second_call_leaves_nothing_of_the_first_and_other_depths_stay(infomax
     assert sounds == {"samples-prior-depth3": 2, "samples-prior-depth2": 1}
 
 
-def test_ctrl_c_says_which_decoders_are_kept(forked: Forked, trained: Run) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_request_to_stop_says_which_decoders_are_kept(forked: Forked, trained: Run, number: signal.Signals) -> None:
     halt = (
         "from infomax_cli.core.decode import Decoding\n"
         "train = Decoding._train\n"
@@ -117,7 +122,7 @@ def test_ctrl_c_says_which_decoders_are_kept(forked: Forked, trained: Run) -> No
     )
     child = forked("decode", str(trained.path), *QUICK, "--seed", "5", before=halt)
     child.wait_for("training")
-    child.signal(signal.SIGINT)
+    child.signal(number)
     done = child.wait()
     assert done.code == 130
     assert f"stopped: decoders of depth 0, 1 are kept in {trained.path / 'decode'}" in done.err

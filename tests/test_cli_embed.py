@@ -140,7 +140,7 @@ def test_parquet_without_pyarrow_is_one_clear_line(
 
 def test_the_mean_is_one_vector_of_all_frames(infomax: Infomax, here: Path, run: Run) -> None:
     samples = sound(here / "a.wav", 3200)
-    assert infomax("embed", "a.wav", "--pool", "mean", "--depth", "4", "--out", "o").code == 0
+    assert infomax("embed", "tiny", "a.wav", "--pool", "mean", "--depth", "4", "--out", "o").code == 0
     expected = load(run.path, depth=4)(samples).mean(-1)[0].detach()
     np.testing.assert_allclose(np.load(here / "o" / "a.npy"), expected, atol=1e-6)
 
@@ -186,7 +186,7 @@ def test_a_split_of_other_data_is_embedded_where_it_fits(infomax: Infomax, here:
     assert done.code == 0, done.err
     assert [line["shape"] for line in index(here / "o")] == [[20, 5], [25, 5]]
     done = infomax("embed", *words, "data.rate=8000")
-    assert (done.code, "folder holds 1 channel over time at 8000 Hz, but the encoder takes" in done.err) == (2, True)
+    assert (done.code, "folder holds sound of 1 channel at 8000 Hz, but the encoder takes" in done.err) == (2, True)
     sound(here / "a.wav", 3200)
     done = infomax("embed", "a.wav", "--data", "folder")
     assert (done.code, "--data folder is for --split" in done.err) == (2, True)
@@ -335,7 +335,7 @@ def test_names_stay_below_the_folder() -> None:
 
 def test_what_is_not_there_is_told(infomax: Infomax, here: Path) -> None:
     for words, told in (
-        (["nothing.wav"], "there is no run, file or folder 'nothing.wav'"),
+        (["nothing.wav"], "there is no run, recipe, file or folder 'nothing.wav'"),
         ([], "there is nothing to embed"),
         (["."], "there is no sound in ."),
     ):

@@ -39,25 +39,38 @@ def test_json_alone_is_on_stdout(infomax: Infomax, trained: Run) -> None:
     assert json.loads(done.out)["label"] == "vowel"
 
 
-def test_how_few_dimensions_carry_a_sound(infomax: Infomax, trained: Run) -> None:
+def test_how_few_dimensions_carry_an_item(infomax: Infomax, trained: Run) -> None:
     words = ("--label", "vowel", "--depth", "4", "--contribution", "--steps", "2", "--width", "4")
     done = infomax("explain", str(trained.path), *words)
     assert done.code == 0, done.err
     assert "depth 4: share of the error left by dimensions replaced: 2: " in done.out
-    assert (trained.path / "explain" / "contribution-depth4.png").exists()
+    assert "sound" not in done.out + done.err
+    assert (trained.path / "explain" / "vowel-contribution-steps2-width4-depth4.png").exists()
 
 
 def test_how_far_dimensions_depend_on_each_other(infomax: Infomax, trained: Run) -> None:
     words = ("--label", "vowel", "--depth", "4", "--dependency", "--critic-steps", "5", "--batch", "16")
     done = infomax("explain", str(trained.path), *words)
     assert done.code == 0, done.err
-    assert "depth 4: its 6 dimensions depend on each other by at least " in done.out
-    kept = json.loads((trained.path / "explain" / "vowel.json").read_text())
-    assert kept["dependency"]["4"]["units"] == 6
-    assert "depend on each other" in (trained.path / "explain" / "vowel.html").read_text()
-    wrong = infomax("explain", str(trained.path), *words[:-1], "1")
-    assert wrong.code == 2
-    assert "--batch 1: must be at least 2" in wrong.err
+    assert "depth 4: its 6 dimensions depend on each other by an estimated " in done.out
+    stem = "vowel-dependency-steps5-batch16-depth4"
+    kept = json.loads((trained.path / "explain" / f"{stem}.json").read_text())["dependency"]["4"]
+    assert kept["units"] == 6
+    assert f"the ceiling is {kept['ceiling']:.1f}" in done.out
+    assert not kept["saturated"]
+    assert "depend on each other" in (trained.path / "explain" / f"{stem}.html").read_text()
+
+
+def test_no_question_destroys_the_answer_to_another(infomax: Infomax, trained: Run) -> None:
+    folder, words = trained.path / "explain", ("--label", "vowel", "--depth", "4")
+    assert infomax("explain", str(trained.path), *words).code == 0
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    assert {folder / f"vowel-depth4.{kind}" for kind in ("json", "html", "png")} <= set(before)
+    for more in (("--means",), ("--dependency", "--critic-steps", "1", "--batch", "8")):
+        assert infomax("explain", str(trained.path), *words, *more).code == 0
+    assert {path: path.read_bytes() for path in before} == before
+    one, other = (json.loads((folder / f"vowel-{name}.json").read_text()) for name in ("depth4", "means-depth4"))
+    assert one["depths"] != other["depths"]
 
 
 def test_the_only_label_need_not_be_named(infomax: Infomax, here: Path) -> None:

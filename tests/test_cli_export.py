@@ -234,7 +234,8 @@ def test_what_makes_no_sense_is_refused(infomax: Infomax, run: Run) -> None:
     for words, told in (
         (["--format", "onx"], "did you mean onnx?"),
         (["--depth", "all"], "a file gives out one depth"),
-        (["--depth", "9"], "the encoder has depths 0 to 5"),
+        (["--depth", "9"], "the encoder has depths 0 to 5\nhint: or --depth last\n"),
+        (["--depth", "top"], "hint: use last or a number from 0 on\n"),
         (["--out", str(run.encoder_file)], "is what is to be exported"),
         (["--out", str(run.path)], f"name a file in it: --out {run.path}/depth5.safetensors"),
     ):

@@ -85,6 +85,7 @@ def test_a_curve_of_few_labels_is_a_table_and_a_picture(infomax: Infomax, traine
     words = ("--depth", "0", "--labels-per-class", "1,3,all", "--repeats", "2", "--baseline", "random,mfcc")
     done = infomax("probe", "speaker", str(trained.path), *words)
     assert done.code == 0, done.err
+    assert "; chosen: l2 " in done.out
     rows = {line.split()[0]: line.split()[1:] for line in done.out.splitlines() if line.split()}
     assert rows["depth"] == ["1", "3", "all"]
     assert {"0", "untrained", "mfcc"} <= set(rows)
@@ -122,7 +123,8 @@ def test_few_labels_are_drawn_several_times(infomax: Infomax, trained: Run) -> N
     done = infomax("probe", "speaker", str(trained.path), *words)
     assert done.code == 0, done.err
     assert " ± " in done.out
-    assert "3 labels a class" in done.out
+    assert done.out.splitlines()[0].startswith("speaker: linear, pool mean, 3 labels a class; learnt on train, tested")
+    assert "1 label a class" in infomax("probe", "speaker", str(trained.path), *words[:3], "1").out
 
 
 @pytest.mark.parametrize(
@@ -140,6 +142,7 @@ def test_few_labels_are_drawn_several_times(infomax: Infomax, trained: Run) -> N
         (["vowel", "--labels-per-class", "few"], "--labels-per-class few: 'few' is no number", "1,2,4,8,all"),
         (["vowel", "--labels-per-class", "0,2"], "--labels-per-class 0: must be at least 1", ""),
         (["vowel", "--labels-per-class", "2,2"], "--labels-per-class: give each number once", ""),
+        (["speaker", "--draws", "2"], "--draws 2: this encoder has no Gaussians to draw from", "leave out --draws"),
         (["vowel", "--repeats", "2"], "--repeats draws the few labels anew", "--labels-per-class"),
     ],
 )
@@ -157,7 +160,7 @@ def test_what_is_asked_wrongly_is_one_line_and_what_to_do(
 def test_a_run_that_is_not_there_is_told(infomax: Infomax) -> None:
     done = infomax("probe", "vowel", "nosuch")
     assert (done.code, done.out) == (2, "")
-    assert "error: there is no run 'nosuch'" in done.err
+    assert "error: there is no run or recipe 'nosuch'" in done.err
 
 
 def test_a_damaged_encoder_is_told(infomax: Infomax, trained: Run) -> None:

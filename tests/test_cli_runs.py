@@ -150,7 +150,7 @@ def test_compare_needs_two_runs_and_a_place_for_its_picture(infomax: Infomax, tw
     assert "two runs or more, and these are one" in infomax("compare", "one", "runs/one").err
     twice = infomax("compare", "one", "other", "one", "--json")
     assert json.loads(twice.out)["runs"] == ["runs/one", "runs/other"]
-    assert "no run 'three'" in infomax("compare", "one", "three").err
+    assert "no run or recipe 'three'" in infomax("compare", "one", "three").err
     wrong = infomax("compare", "one", "other", "--out", "picture.pdf")
     assert (wrong.code, "picture.png" in wrong.err) == (2, True)
     Path("file").touch()

@@ -112,7 +112,7 @@ LONG = "/a/path/that/is/longer/than/any/terminal/is/wide/and must/not be/broken 
         (InfomaxError("no hint"), 1, "error: no hint\n"),
         (UsageError("wrong", "right"), 2, "error: wrong\nhint: right\n"),
         (Interrupted("at step 3, saved", "--resume"), 130, "stopped: at step 3, saved\nhint: --resume\n"),
-        (KeyboardInterrupt(), 130, ""),
+        (KeyboardInterrupt(), 130, "stopped: by Ctrl-C or SIGTERM\n"),
         (
             OSError(errno.ENOSPC, "No space left on device", LONG),
             1,
@@ -121,7 +121,12 @@ LONG = "/a/path/that/is/longer/than/any/terminal/is/wide/and must/not be/broken 
         (
             PermissionError(errno.EACCES, "Permission denied", "runs"),
             1,
-            "error: permission denied: runs\nhint: choose a folder that you may write in, or ask for the permission\n",
+            "error: permission denied: runs\nhint: choose a folder that you may use, or ask for the permission\n",
+        ),
+        (
+            IsADirectoryError(errno.EISDIR, "Is a directory", ".sheet.tmp", None, "sheet"),
+            1,
+            "error: is a directory: sheet\nhint: name a file, not a folder\n",
         ),
         (
             RuntimeError("some\nthing"),

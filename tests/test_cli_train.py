@@ -219,7 +219,7 @@ REFUSED = [
     (["RECIPE", "encoder.chanels=4"], 2, "encoder.chanels is unknown", "did you mean encoder.channels?"),
     (["RECIPE", "encoder.channels=wide"], 2, "encoder.channels must be a whole number, not 'wide'", None),
     (["RECIPE", "encoder.channels=0"], 2, "speech_conv: channels is 0", None),
-    (["RECIPE", "loss={name: supervised}"], 2, "loss.label is missing (a word)", None),
+    (["RECIPE", "loss={name: supervised}"], 2, "loss.label is missing (a word)", "add loss.label=..."),
     (["RECIPE", "data.crop=10"], 2, "syllables: crop is 10", "use at least 400"),
     (["RECIPE", "views.augment=nois"], 2, "views: there is no augmentation 'nois'", "did you mean noise?"),
     # plugins
@@ -242,6 +242,11 @@ REFUSED = [
     (["RECIPE", "loss={name: supervised, label: mood}"], 2, "loss supervised does not fit any block: supervised: the "
      "data has no label 'mood'", None),
     (["RECIPE", "loss.steps=300"], 2, "loss infonce does not fit any block: infonce predicts 300 frames ahead", None),
+    (["RECIPE", "loss.sampling=same_time", "train.batch=1"], 2, "one item is too small a batch: infonce: sampling "
+     "same_time compares the items of a batch", "take a train.batch of at least 2"),
+    (["dim-digits", "train.batch=1"], 2, "one item is too small a batch: batch normalisation learns nothing from",
+     "take a train.batch of at least 2"),
+    (["amdim-digits", "train.batch=1"], 2, "one item is too small a batch: ", "take a train.batch of at least 2"),
     (["RECIPE", "loss.steps=30", "loss.blocks=[0, 4]"], 2, "loss infonce does not fit block 4", "longer crops"),
     # devices and precision
     (["RECIPE", "--amp", "banana"], 2, "train.amp must be one of none, bf16, fp16, not 'banana'", None),
@@ -250,7 +255,7 @@ REFUSED = [
     (["RECIPE", "train.batches_of=mood"], 2, "train.batches_of: the data has no label 'mood'", "it has speaker"),
     (["RECIPE", "train.batches_of=phone"], 2, "the data has no label 'phone' of whole items", "it has speaker"),
     # runs
-    (["RECIPE", "--from", "none"], 2, "there is no run 'none'", "runs holds no run"),
+    (["RECIPE", "--from", "none"], 2, "there is no run or recipe 'none'", "runs holds no run"),
     (["RECIPE", "--resume"], 2, "runs holds no run of tiny", "infomax train tiny"),
     (["--resume"], 2, "runs holds no run", "train one first"),
     (["none", "--resume"], 2, "there is no run or recipe 'none'", None),

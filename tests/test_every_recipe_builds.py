@@ -13,7 +13,8 @@ import torch
 
 from image_files import write_cifar10, write_cifar100, write_folders, write_mnist, write_stl10
 from infomax_cli.core.build import build, resolve
-from infomax_cli.core.trainer import Trainer, describe_blocks_trained
+from infomax_cli.core.trained_blocks import describe_blocks_trained
+from infomax_cli.core.trainer import Trainer
 from infomax_cli.overrides import apply_overrides
 from infomax_cli.recipe import loss_entries, parse, read_recipe
 from infomax_cli.recipe_files import builtin_folder, list_recipes

@@ -247,6 +247,24 @@ def test_what_a_recipe_may_not_say_is_a_line_with_file_and_key(override: str, to
     assert message.startswith(f"my.yaml: {told}")
 
 
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("train.steps=two", "for example train.steps=8"),
+        ("train.lr=fast", "for example train.lr=0.1"),
+        ("train.cache=1", "for example train.cache=true"),
+        ("train.betas=0.9", "for example train.betas=[0.1, 0.5]"),
+        ("loss.blocks=2", "for example loss.blocks=[1, 3]"),
+        ("train.amp=bf17", "did you mean train.amp=bf16?"),
+        ("train.optimizer=lion", "there are: adam, adamw, sgd"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_answered_with_one_of_the_right(override: str, hint: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipe(override)
+    assert caught.value.hint == hint
+
+
 @pytest.mark.parametrize(("key", "closest"), [("trian", "did you mean train?"), ("losses", "did you mean loss?")])
 def test_an_unknown_section_is_answered_with_the_closest(key: str, closest: str) -> None:
     with pytest.raises(RecipeError, match=f"my.yaml: there is no section '{key}'") as caught:

@@ -46,7 +46,17 @@ def test_the_newest_run_is_found_and_that_of_a_recipe(tmp_path: Path) -> None:
     old, new, other = make(tmp_path, "a", age=2), make(tmp_path, "b", age=1), make(tmp_path, "c", recipe="other")
     assert all_runs(tmp_path) == [old, new, other]
     assert find_run(None, tmp_path) == other
-    assert find_run(None, tmp_path, recipe="tiny") == new
+    assert find_run("tiny", tmp_path) == new
+
+
+def test_a_recipe_means_its_newest_run_and_a_folder_comes_before_it(tmp_path: Path) -> None:
+    new = make(tmp_path / "runs", "b", age=1)
+    make(tmp_path / "runs", "a", age=2)
+    renamed = tiny.write_recipe(tmp_path, "name: tiny", name="other")  # its file is called otherwise
+    for given in ("tiny", str(renamed)):
+        assert find_run(given, tmp_path / "runs") == new
+    folder = make(tmp_path / "runs", "tiny", recipe="other", age=3)
+    assert find_run("tiny", tmp_path / "runs") == folder
 
 
 def test_a_run_is_found_by_path_and_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +71,8 @@ def test_a_run_is_found_by_path_and_by_name(tmp_path: Path, monkeypatch: pytest.
 def test_what_is_no_run_is_answered_with_those_that_are(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         find_run("a", tmp_path / "none")
-    assert (caught.value.message, caught.value.hint) == ("there is no run 'a'", f"{tmp_path}/none holds no run")
+    assert caught.value.message == "there is no run or recipe 'a'"
+    assert caught.value.hint == f"{tmp_path}/none holds no run"
     with pytest.raises(UsageError, match=r"holds no run$") as caught:
         find_run(None, tmp_path)
     make(tmp_path, "b")
@@ -69,7 +80,7 @@ def test_what_is_no_run_is_answered_with_those_that_are(tmp_path: Path) -> None:
         find_run("a", tmp_path)
     assert caught.value.hint == f"in {tmp_path} there are: b"
     with pytest.raises(UsageError, match=r"holds no run of gim$") as caught:
-        find_run(None, tmp_path, recipe="gim")
+        find_run("gim", tmp_path)
     assert caught.value.hint == "train one first, for example: infomax train gim"
 
 
@@ -79,7 +90,7 @@ def test_what_is_broken_or_no_run_hides_no_other(tmp_path: Path) -> None:
     broken.recipe_file.write_text("{not yaml")
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
-    assert find_run(None, tmp_path, recipe="tiny") == good
+    assert find_run("tiny", tmp_path) == good
     assert all_runs(tmp_path / "file") == []
 
 

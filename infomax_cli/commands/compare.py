@@ -18,7 +18,9 @@ Justify = Literal["left", "right"]
 
 
 def compare(
-    names: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="Runs, by path or name.")],
+    names: Annotated[
+        list[str], typer.Argument(metavar="RUN RUN...", help="Runs, each by its folder, its name or its recipe's name.")
+    ],
     out: Annotated[
         Path | None, typer.Option(help="The picture; else compare.png where runs lie, its JSON beside it.")
     ] = None,

@@ -40,9 +40,9 @@ def data(
     infomax data librispeech data.subset=dev-clean --check
     infomax data folder data.path=recordings --plot sheet.png
     """
-    from infomax_cli.paths import data_root
+    from infomax_cli.paths import chosen_root
 
-    where = (root or data_root()).expanduser().absolute()
+    where = chosen_root(root)
     if name is None:
         _list(where, as_json=as_json)
         return
@@ -56,7 +56,7 @@ def data(
     if as_json:
         print_json({"dataset": name, "root": str(where), **holdings.to_dict()})
     else:
-        _print(name, where, holdings)
+        _print(name, holdings)
     if plot is not None:
         from infomax_cli.core.sheet import draw_sheet
 
@@ -72,14 +72,14 @@ def _find(name: str, changes: Sequence[str], root: Path | None) -> tuple[Dataset
     from infomax_cli.core.build import build_dataset, dataset_by_name, resolve
     from infomax_cli.errors import UsageError
     from infomax_cli.overrides import apply_overrides
-    from infomax_cli.paths import data_root, runs_root
+    from infomax_cli.paths import chosen_root, runs_root
     from infomax_cli.recipe import parse
     from infomax_cli.runs import find_run
 
     changes = [change if change.startswith("data.") else f"data.{change}" for change in changes]
     known = [plugin.name for plugin in registry.available("datasets")]
     if name.rpartition(":")[2] in known:
-        return dataset_by_name(name, changes, "data"), (root or data_root()).expanduser().absolute()
+        return dataset_by_name(name, changes, "data"), chosen_root(root)
     try:
         run = find_run(name, runs_root())
     except UsageError:
@@ -87,7 +87,7 @@ def _find(name: str, changes: Sequence[str], root: Path | None) -> tuple[Dataset
 
         raise UsageError(f"there is no dataset and no run {name!r}", suggest(name, known)) from None
     recipe = resolve(parse(apply_overrides(run.recipe().to_dict(), changes), str(run.recipe_file)))
-    return build_dataset(recipe), (root or Path(recipe.root or data_root())).expanduser().absolute()
+    return build_dataset(recipe), chosen_root(root or (Path(recipe.root) if recipe.root else None))
 
 
 # --- which there are -------------------------------------------------------------------------------------------------
@@ -130,11 +130,12 @@ def _state(row: Mapping[str, Any]) -> str:
 # --- what one holds --------------------------------------------------------------------------------------------------
 
 
-def _print(name: str, root: Path, holdings: Holdings) -> None:
+def _print(name: str, holdings: Holdings) -> None:
     from infomax_cli.console import messages, results
 
     console = results()
-    console.print(f"{name} in {root}: {_describe_items(holdings)}", soft_wrap=True, markup=False)
+    place = "" if holdings.found_in is None else f" in {holdings.found_in}"
+    console.print(f"{name}{place}: {_describe_items(holdings)}", soft_wrap=True, markup=False)
     console.print(_splits_table(holdings), markup=False)
     for label, spec in holdings.data.labels.items():
         if any(label in split.counts for split in holdings.splits.values()) and spec.classes <= _MOST_CLASSES:

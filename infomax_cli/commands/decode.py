@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from infomax_cli.commands.asking import depths_of, find_run_and_changes
+from infomax_cli.commands.asking import RUN, depths_of, find_run_and_changes
 from infomax_cli.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def decode(
-    run: Annotated[str | None, typer.Argument(help="A run: path, name, or nothing for the newest.")] = None,
+    run: Annotated[str | None, typer.Argument(help=RUN)] = None,
     changes: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to its data, such as data.path=/new/place.")
     ] = None,
@@ -77,6 +77,8 @@ def decode(
     depths = depths_of(depth, len(subject.encoder.stages))
     options = DecodeOptions(loss=loss, steps=steps, batch=batch, lr=lr, width=width, seed=seed)
     decoding = Decoding(subject, depths, options)
+    if traverse is not None:
+        decoding.check_unit(traverse, depths)
     chosen = [decoding.item(name) for name in (interpolate or ((item or "0",) if traverse is not None else ()))]
     have_decoders(found, decoding)
     if sample is not None:
@@ -152,7 +154,7 @@ def _reconstruct(run: Run, decoding: Decoding, count: int, judged_on: int, *, as
     import json
 
     from infomax_cli.console import messages, print_table
-    from infomax_cli.core.exhibition import Piece, Row
+    from infomax_cli.core.exhibition import Piece, Row, count_clipped
     from infomax_cli.core.files import write_text
     from infomax_cli.progress import StageDisplay
 
@@ -166,7 +168,8 @@ def _reconstruct(run: Run, decoding: Decoding, count: int, judged_on: int, *, as
         rows.append(Row(item.id, pieces))
     folder = _folder(run, decoding, "reconstructions")
     table = [row.to_dict() for row in judged]
-    write_text(folder / "errors.json", json.dumps({"run": run.name, "depths": table}, indent=2) + "\n")
+    kept = {"run": run.name, "depths": table, "clipped": count_clipped(rows, decoding.medium)}
+    write_text(folder / "errors.json", json.dumps(kept, indent=2) + "\n")
     if not as_json:
         print_table(_table(judged, decoding))
     title = f"{run.name}: reconstructions"
@@ -183,10 +186,17 @@ def _sample(run: Run, decoding: Decoding, count: int, draws: Literal["prior", "f
 
 
 def _interpolate(run: Run, decoding: Decoding, ends: Sequence[Any], points: int, *, as_json: bool) -> None:
+    from infomax_cli.core.decode import ends_of
+    from infomax_cli.core.exhibition import Piece, Row
+
     first, second = ends
     shares = [place / (points - 1) for place in range(points)]
-    rows = [_row(f"depth {depth}", depth, zip(shares, decoding.interpolate(depth, first, second, points), strict=True),
-                 "{:.0%}".format) for depth in decoding.depths]  # fmt: skip
+    one, other = (Piece("original", f"original-{place}", end) for place, end in enumerate(ends_of(first, second)))
+    rows = []
+    for depth in decoding.depths:
+        between = zip(shares, decoding.interpolate(depth, first, second, points), strict=True)
+        row = _row(f"depth {depth}", depth, between, "{:.0%}".format)
+        rows.append(Row(row.title, [one, *row.pieces, other]))
     folder = _folder(run, decoding, f"interpolation-{first.id}-{second.id}")
     title = f"{run.name}: from {first.id} to {second.id}"
     _write(run, decoding, folder, "interpolation", title, rows, {"shares": shares}, as_json=as_json)
@@ -228,16 +238,20 @@ def _write(
 ) -> None:  # fmt: skip
     """The pieces, a picture and a page; the same in TensorBoard."""
     from infomax_cli.console import messages, print_json
-    from infomax_cli.core.exhibition import write_exhibition
+    from infomax_cli.core.exhibition import count_clipped, describe_clipped, pieces_of, write_exhibition
     from infomax_cli.core.logbook import open_board
     from infomax_cli.core.pictures import log_piece
 
-    picture, page = write_exhibition(folder, stem, title, rows, decoding.medium)
+    clipped = count_clipped(rows, decoding.medium)
+    note = describe_clipped(clipped, rows)
+    picture, page = write_exhibition(folder, stem, title, rows, decoding.medium, note)
     with open_board(run) as board:
-        for piece in (piece for row in rows for piece in row.pieces):
+        for piece in pieces_of(rows):
             log_piece(board, f"decode/{folder.name}/{piece.name}", piece.content, decoding.medium.rate)
     if as_json:
-        print_json({"run": str(run.path), **found, "folder": str(folder)})
+        print_json({"run": str(run.path), **found, "clipped": clipped, "folder": str(folder)})
+    if note:
+        messages().print(f"note: {note}", soft_wrap=True, markup=False)
     messages().print(f"wrote {page}, {picture.name} and a file of each beside them", soft_wrap=True, markup=False)
 
 

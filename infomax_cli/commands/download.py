@@ -57,15 +57,15 @@ def download(
     """
     from infomax_cli.fetching.http import Patience
     from infomax_cli.fetching.plan import Options
-    from infomax_cli.paths import data_root
+    from infomax_cli.paths import chosen_root
 
-    where = (root or data_root()).expanduser().absolute()
+    where = chosen_root(root)
     if listing:
         _list(where, as_json=as_json)
         return
     if name is None:
         raise UsageError("which dataset?", "`infomax download --list` lists them")
-    if mirror is not None and not mirror.startswith(("http://", "https://")):
+    if mirror is not None and not _is_address(mirror):
         raise UsageError(f"--mirror {mirror}: not an http address", "for files on this machine there is --file")
     entry = _find(name, changes or [])
     if isinstance(entry, PluginDownload):
@@ -88,6 +88,18 @@ def download(
         _describe(entry, subsets, where, options, as_json=as_json)
     else:
         _obtain(entry, subsets, where, options, as_json=as_json)
+
+
+def _is_address(text: str) -> bool:
+    """Whether it is one that can be asked for; whether anybody is there is another matter."""
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(text)
+        named = bool(parts.hostname) and parts.port != 0  # reading the port judges it
+    except ValueError:
+        return False
+    return named and parts.scheme in ("http", "https") and text.isascii() and text.isprintable() and " " not in text
 
 
 def _present(entry: Entry, root: Path) -> Mapping[str, Subset]:

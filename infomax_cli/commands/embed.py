@@ -10,7 +10,7 @@ import typer
 
 from infomax_cli.commands.asking import depths_of
 from infomax_cli.errors import CheckpointError, DataError, Interrupted, UsageError
-from infomax_cli.wording import describe_count, suggest
+from infomax_cli.wording import count_of, suggest
 
 if TYPE_CHECKING:
     from infomax_cli.core.embed_sources import Source
@@ -82,33 +82,40 @@ def embed(
 
 
 def _sort_words(words: Sequence[str], runs: Path | None) -> tuple[Path, list[Path], list[str]]:
-    """The encoder's file, inputs, and changes; the first word is a run where there is one of that name."""
-    from infomax_cli.core.pretrained import encoder_path
+    """The encoder's file, inputs, and changes; the first word is a run unless it is something else that is there."""
     from infomax_cli.paths import runs_root
 
     folder = runs or runs_root()
     rest = list(words)
-    first = rest[0] if rest else None
-    if first is not None and _is_run(Path(first).expanduser(), folder / first):
-        rest.pop(0)
-    else:
-        first = None
+    first = rest.pop(0) if rest and _means_run(rest[0], folder) else None
     changes = [word for word in rest if "=" in word and not Path(word).exists()]
     given = [Path(word).expanduser() for word in rest if word not in changes]
     if missing := [path for path in given if not path.exists()]:
-        kind = "run, file or folder" if first is None and missing[0] == given[0] else "file or folder"
-        raise UsageError(f"there is no {kind} {str(missing[0])!r}", "infomax embed [RUN] INPUT...")
-    return encoder_path(first, folder), given, changes
+        raise UsageError(f"there is no file or folder {str(missing[0])!r}", "infomax embed [RUN] INPUT...")
+    return _find_encoder(first, folder), given, changes
 
 
-def _is_run(*places: Path) -> bool:
+def _means_run(word: str, folder: Path) -> bool:
     from infomax_cli.core.pretrained import FILE
 
+    places = [place for place in (Path(word).expanduser(), folder / word) if place.exists()]
+    if not places:
+        return "=" not in word
     return any(
         (place / "recipe.yaml").is_file() or (place / FILE).is_file() or place.suffix == ".safetensors"
         for place in places
-        if place.exists()
     )
+
+
+def _find_encoder(name: str | None, folder: Path) -> Path:
+    from infomax_cli.core.pretrained import encoder_path
+
+    try:
+        return encoder_path(name, folder)
+    except UsageError as error:
+        if name is None:
+            raise
+        raise UsageError(f"there is no run, recipe, file or folder {name!r}", error.hint) from error
 
 
 def _folder(file: Path, split: str | None, depths: Sequence[int], count: int, pool: str, *, in_run: bool) -> Path:
@@ -142,7 +149,7 @@ def _of_split(
     where = root or Path(recipe.root or data_root())
     dataset = build.build_dataset(recipe)
     data = dataset.describe(where)
-    model.inputs.check_fits(InputSpec.of(data), recipe.data.name)
+    model.inputs.check_fits(InputSpec.of(data), recipe.data.name, recipe.data.options)
     if name not in data.sizes:
         raise UsageError(f"--split {name}: the data has no such split", suggest(name, list(data.sizes)))
     split = dataset.split(where, name)
@@ -185,8 +192,8 @@ def _report(result: Embedded, embedding: Embedding, *, as_json: bool) -> None:
         failed = [{"source": place, "error": why} for place, why in result.failed]
         print_json({"out": str(embedding.out), "made": result.made, "kept": result.kept, "failed": failed})
     if not result.made + result.kept:
-        raise DataError(f"none of {describe_count(len(result.failed), 'input')} could be embedded")
-    inputs = describe_count(result.made, "input")
+        raise DataError(f"none of {count_of(len(result.failed), 'input')} could be embedded")
+    inputs = count_of(result.made, "input")
     before = f", those of {result.kept} were there already" if result.kept else ""
     left = f", {len(result.failed)} left out" if result.failed else ""
     console.print(f"wrote features of {inputs} to {embedding.out}{before}{left}", soft_wrap=True, markup=False)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from infomax_cli.commands.asking import depths_of
+from infomax_cli.commands.asking import RUN, depth_of
 from infomax_cli.errors import UsageError
 from infomax_cli.wording import suggest
 
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 
 def export(
-    run: Annotated[
-        str | None, typer.Argument(help="A run: path, name, or nothing for the newest; or an encoder.safetensors.")
-    ] = None,
+    run: Annotated[str | None, typer.Argument(help=f"{RUN} Or an encoder.safetensors.")] = None,
     form: Annotated[str, typer.Option("--format", help="safetensors, onnx or torch-export.")] = "safetensors",
     depth: Annotated[str, typer.Option(help="last, or a number.")] = "last",
     out: Annotated[Path | None, typer.Option(help="The file; else export/ in the run's folder.")] = None,
@@ -43,10 +41,9 @@ def export(
         raise UsageError(f"--format {form}: not known", suggest(form, list(exporting.FORMATS)))
     file = encoder_path(run, runs or runs_root())
     model = load_file(file)
-    depths = depths_of(depth, len(model.depths))
-    if len(depths) > 1:
+    if depth == "all":
         raise UsageError("--depth all: a file gives out one depth", "export one after the other: --depth 0")
-    model.depth = depths[0]
+    model.depth = depth_of(depth, len(model.depths))
     name = f"depth{model.depth}.{exporting.SUFFIXES[form]}"
     path = out or _place(file, name)
     if path.is_dir():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infomax_cli.commands.asking import find_run_and_changes
+from infomax_cli.commands.asking import RUN, find_run_and_changes
 from infomax_cli.errors import UsageError
 from infomax_cli.wording import suggest
 
@@ -26,7 +26,7 @@ _BASELINES = ("random", "mfcc", "raw")
 
 def probe(
     label: Annotated[str, typer.Argument(help="A label of the data, or several with commas: vowel,speaker.")],
-    run: Annotated[str | None, typer.Argument(help="A run: path, name, or nothing for the newest.")] = None,
+    run: Annotated[str | None, typer.Argument(help=RUN)] = None,
     changes: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to its data, such as data.path=/new/place.")
     ] = None,
@@ -71,7 +71,8 @@ def probe(
     infomax probe class --protocol dim                infomax probe class RUN --data stl10 --neighbours 10
     """
     from infomax_cli.core.device import choose_device
-    from infomax_cli.core.probe import ProbeOptions, parse_labels, probe_few
+    from infomax_cli.core.probe import probe_few
+    from infomax_cli.core.probe_options import ProbeOptions, parse_labels
     from infomax_cli.core.subject import load_subject
 
     options = ProbeOptions(
@@ -189,7 +190,8 @@ def _report_curves(run: Run, results: dict[str, tuple[ProbeResult, ...]], *, as_
         if not as_json:
             title = f"{label}: {found[0].classifier}, test accuracy by labels a class"
             caption = (
-                f"in %, ± over {max(result.repeats for result in found)} draws; chance {100 * found[0].chance:.1f}"
+                f"in %, ± over {max(result.repeats for result in found)} draws; chance {100 * found[0].chance:.1f}; "
+                f"chosen: {_chosen(found)}"
             )
             table = Table(title=title, caption=caption, box=None)
             table.add_column("depth")
@@ -237,6 +239,16 @@ def _table(result: ProbeResult) -> Table:
             *([] if rows else [f"{score.train_rows:,} / {score.test_rows:,}"]),
         )
     return table
+
+
+def _chosen(results: Sequence[ProbeResult]) -> str:
+    """What was chosen on held-out rows, from the least to the most: ``k 1 to 20``."""
+    values: dict[str, set[float]] = {}
+    for choice in (choice for result in results for score in result.scores for choice in score.choices):
+        for name, value in choice.items():
+            values.setdefault(name, set()).add(value)
+    return ", ".join(f"{name} {' to '.join(f'{edge:g}' for edge in sorted({min(each), max(each)}))}"
+                     for name, each in values.items())  # fmt: skip
 
 
 def _percent(score: Score | None) -> str:

@@ -40,7 +40,7 @@ def train(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     amp: Annotated[str | None, typer.Option(help="Mixed precision: bf16, fp16 or none.")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run NAME, the newest of recipe NAME, or the newest.")
+        bool, typer.Option("--resume", help="Go on with the run NAME, the newest of recipe NAME, or the newest of all.")
     ] = False,
     source: Annotated[str | None, typer.Option("--from", metavar="RUN", help="Start from this run's encoder.")] = None,
     train_block: Annotated[
@@ -59,6 +59,7 @@ def train(
     infomax train supervised --from RUN loss.label=class
     """
     from infomax_cli.paths import runs_root
+    from infomax_cli.runs import find_run
 
     folder = runs or runs_root()
     given = {"train.amp": amp, "train.block": train_block, "data.root": None if root is None else str(root.resolve())}
@@ -69,7 +70,7 @@ def train(
                 "--resume is the same run: it takes no --splits, --data or --from", "start anew with --from RUN"
             )
         words = changes if name is None else [name, *changes]
-        run = _find_resumed(_only_name(words), folder)
+        run = find_run(_only_name(words), folder)
         recipe = _resumed(run, [word for word in words if "=" in word])
         _execute(recipe, run, device=device, folder=folder, dry_run=dry_run, as_json=as_json)
         return
@@ -154,24 +155,6 @@ def _only_name(words: list[str]) -> str | None:
             f"infomax train {names[-1]} --resume",
         )
     return names[0] if names else None
-
-
-def _find_resumed(name: str | None, folder: Path) -> Run:
-    """The run that `name` means: a run itself, the newest of a recipe, or (no name) the newest of all."""
-    from infomax_cli.recipe import read_recipe
-    from infomax_cli.recipe_files import find_recipe
-    from infomax_cli.runs import find_run
-
-    try:
-        return find_run(name, folder)
-    except UsageError:
-        if name is None:
-            raise
-        try:
-            recipe = str(read_recipe(find_recipe(name))["name"])
-        except UsageError as error:
-            raise UsageError(f"there is no run or recipe {name!r}", error.hint) from error
-    return find_run(None, folder, recipe=recipe)
 
 
 def _resumed(run: Run, changes: list[str]) -> Recipe:
@@ -308,7 +291,7 @@ def _describe(experiment: Experiment, *, as_json: bool) -> None:
     from rich.table import Table
 
     from infomax_cli.console import print_json, results
-    from infomax_cli.core.trainer import describe_blocks_trained
+    from infomax_cli.core.trained_blocks import describe_blocks_trained
 
     rows = describe_blocks_trained(experiment)
     if as_json:

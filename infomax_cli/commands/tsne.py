@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infomax_cli.commands.asking import depths_of, find_run_and_changes
+from infomax_cli.commands.asking import RUN, depths_of, find_run_and_changes
 from infomax_cli.errors import UsageError
 from infomax_cli.wording import suggest
 
@@ -22,7 +22,7 @@ _LEGEND = (
 
 
 def tsne(
-    run: Annotated[str | None, typer.Argument(help="A run: path, name, or nothing for the newest.")] = None,
+    run: Annotated[str | None, typer.Argument(help=RUN)] = None,
     changes: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to its data, such as data.path=/new/place.")
     ] = None,

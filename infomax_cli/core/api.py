@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from infomax_cli.core.audio import AudioInfo, audio_info, read_audio
 from infomax_cli.core.files import ArrayCache, IndexCache, cache_root, write_atomically, write_text
+from infomax_cli.core.finding import Found, find_files, paths_of
 from infomax_cli.core.heads import Head, make_head, squash_logits
 from infomax_cli.core.image_files import IMAGE_SUFFIXES, read_image
 from infomax_cli.core.images import fit_image, scale_image
@@ -35,6 +36,7 @@ __all__ = [
     "stop_gradient", "pool_to_labels",
     "AudioInfo", "audio_info", "read_audio",
     "IMAGE_SUFFIXES", "read_image", "fit_image", "scale_image",
+    "Found", "find_files", "paths_of",
     "Head", "make_head", "squash_logits",
     "ArrayCache", "IndexCache", "cache_root", "write_atomically", "write_text",
     "RemoteFile", "Subset", "obtain", "CATALOGUE",
@@ -312,7 +314,8 @@ class Dataset(Protocol):
     What it consists of may be told in an optional attribute ``downloads``, as ``{name: Subset}``: then `infomax
     download` fetches, checks and mends it as it does our own, and `download` need only call `obtain`.
 
-    What it found and cannot use, an optional method ``left_out(root) -> {what: why}`` names.
+    What it found and cannot use, an optional method ``left_out(root) -> {what: why}`` names. Where it lies, if not at
+    the root itself, ``found_in(root)`` tells: the folder or file, or None for data that lies in none.
     """
 
     def download(self, root: Path) -> None:

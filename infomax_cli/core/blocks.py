@@ -31,7 +31,7 @@ from infomax_cli.core.api import (
     stop_gradient,
 )
 from infomax_cli.core.compiling import CompiledStage
-from infomax_cli.errors import RecipeError
+from infomax_cli.errors import RecipeError, blaming_settings
 from infomax_cli.recipe import Cut, SamplingOptions
 from infomax_cli.wording import describe_error
 
@@ -224,7 +224,7 @@ class Block(nn.Module):
         """A term that depends on nothing the block trains would end in a stranger's words in the backward pass."""
         for name, term in output.terms.items():
             if torch.is_grad_enabled() and not term.requires_grad:
-                raise InfomaxError(
+                raise RecipeError(
                     f"the term {name} of loss {entry} depends on nothing that block {self.index} trains",
                     "a block's input comes without gradient; judge its output, or keep the loss off it with `blocks:`",
                 )
@@ -295,16 +295,18 @@ def _block_spec(
 
 @torch.no_grad()
 def _dry_pass(encoder: Encoder, data: DataSpec) -> _Run:
+    """Raises `RecipeError` where the encoder, as it is set, cannot take items of such a shape."""
     module = module_of(encoder)
     was_training = module.training
     module.eval()
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     x = torch.zeros(2, data.channels, *data.grid, device=device)
     try:
-        return _run_stages(encoder, enumerate(encoder.stages), encoder.prepare(x), sample=False)
+        with blaming_settings():
+            return _run_stages(encoder, enumerate(encoder.stages), encoder.prepare(x), sample=False)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise InfomaxError(
+        raise RecipeError(
             f"{type(encoder).__name__} cannot take this data's items of shape ({data.channels}, "
             f"{', '.join(map(str, data.grid))}): {reason}",
             "choose an encoder for this kind of data, or a larger crop",

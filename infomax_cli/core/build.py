@@ -23,7 +23,7 @@ from infomax_cli.core.api import BlockSpec, Dataset, DataSpec, DoesNotFit, Encod
 from infomax_cli.core.augment import resolve_views
 from infomax_cli.core.blocks import Block, check_ownership, cut_for_splits, describe_blocks, partition
 from infomax_cli.core.views import ViewMaker
-from infomax_cli.errors import DataError, InfomaxError, RecipeError, UsageError
+from infomax_cli.errors import DataError, InfomaxError, RecipeError, UsageError, blaming_settings
 from infomax_cli.overrides import apply_overrides
 from infomax_cli.paths import data_root
 from infomax_cli.recipe import LossEntry, PluginSection, Recipe
@@ -179,10 +179,9 @@ def splits_override(recipe: Recipe, splits: int) -> list[int]:
 def _construct(factory: Callable[..., Any], options: Mapping[str, Any], what: str, *first: Any) -> Any:
     """Whatever a constructor refuses is the recipe's doing, since it sees nothing else; the rest is its own."""
     try:
-        return factory(*first, **options)
-    except InfomaxError as error:
-        if type(error) is InfomaxError:
-            raise RecipeError(error.message, error.hint) from error
+        with blaming_settings():
+            return factory(*first, **options)
+    except InfomaxError:
         raise
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise RecipeError(f"{what} refuses its options: {describe_error(error)}") from error

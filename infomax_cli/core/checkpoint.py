@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pickle
+import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 
 from infomax_cli.core.files import write_atomically
 from infomax_cli.errors import CheckpointError
+from infomax_cli.runs import Run
 from infomax_cli.wording import describe_error
 
 FORMAT = 1
@@ -114,6 +117,32 @@ def restore(module: nn.Module, weights: Mapping[str, Tensor], source: Path) -> N
             theirs, ours = tuple(weights[name].shape), tuple(own[name].shape)
             raise CheckpointError(f"{source}: {name} is {theirs}, but this encoder's is {ours}", hint)
     module.load_state_dict(weights)
+
+
+@contextlib.contextmanager
+def understanding(run: Run) -> Iterator[None]:
+    """A checkpoint that is whole may still hold something else than is looked for."""
+    try:
+        yield
+    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError, OverflowError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{run.last} is not what this recipe makes: {reason}", "was it copied from another run?"
+        ) from error
+
+
+def keep_older(run: Run, step: int, keep: int) -> None:
+    """A second name for this checkpoint, by its step; only the newest `keep` of them stay."""
+    if not keep:
+        return
+    with write_atomically(run.numbered(step)) as temporary:
+        temporary.unlink()
+        try:
+            os.link(run.last, temporary)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(run.last, temporary)
+    for old in sorted(run.checkpoints.glob("step-*.pt"))[:-keep]:
+        old.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -246,9 +246,8 @@ class Decoding:
     def interpolate(self, depth: int, first: Item, second: Item, count: int) -> list[Tensor]:
         """From one item to another in `count` equal steps in the latents, over what both are long."""
         self._seed_draws()
-        one, other = (item.input.unsqueeze(0) for item in (first, second))
-        grid = shared_grid(one, other)
-        one, other = (self.latents(depth, cropped(x, grid)) for x in (one, other))
+        one, other = (self.latents(depth, end.unsqueeze(0)) for end in ends_of(first, second))
+        grid = shared_grid(*(item.input.unsqueeze(0) for item in (first, second)))
         shares = torch.linspace(0, 1, count).tolist()
         return [self.decoded(depth, (1 - share) * one + share * other, grid) for share in shares]
 
@@ -257,9 +256,8 @@ class Decoding:
         """An item with one unit held at values from 3 deviations below its mean to 3 above: values, and what is made of
         them."""
         self._seed_draws()
+        self.check_unit(unit, [depth])
         decoder = self.decoders[depth]
-        if not 0 <= unit < decoder.units:
-            raise UsageError(f"--traverse {unit}: depth {depth} has dimensions 0 to {decoder.units - 1}")
         x = item.input.unsqueeze(0)
         z = self.latents(depth, x)
         values = (decoder.mean[unit] + decoder.deviation[unit] * torch.linspace(-3, 3, count).to(z)).tolist()
@@ -269,6 +267,16 @@ class Decoding:
             moved[:, unit] = value
             made.append(self.decoded(depth, moved, x.shape[2:]))
         return values, made
+
+    def check_unit(self, unit: int, depths: Sequence[int]) -> None:
+        """Raise `UsageError` where one of the depths has no such dimension."""
+        maps = self.subject.maps()
+        for depth in depths:
+            units = maps[depth].channels
+            if not 0 <= unit < units:
+                raise UsageError(
+                    f"--traverse {unit}: depth {depth} has no such dimension", f"it has {units:,}: 0 to {units - 1:,}"
+                )
 
     def _seed_draws(self) -> None:
         """For encoders whose evaluation draws from a Gaussian."""
@@ -323,6 +331,13 @@ class Decoding:
         chosen = [place * len(split) // count for place in range(count)]
         for index in chosen:
             yield split[index, derive_seed(self.options.seed, purpose, index)].input.unsqueeze(0)
+
+
+def ends_of(first: Item, second: Item) -> tuple[Tensor, Tensor]:
+    """Two items ``(C, *grid)``, as far as both reach."""
+    one, other = (item.input.unsqueeze(0) for item in (first, second))
+    grid = shared_grid(one, other)
+    return cropped(one, grid)[0], cropped(other, grid)[0]
 
 
 def shared_grid(one: Tensor, other: Tensor) -> tuple[int, ...]:

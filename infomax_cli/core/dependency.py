@@ -57,18 +57,24 @@ class DependencyOptions:
 @dataclass(frozen=True, kw_only=True)
 class Dependency:
     """What a critic found, in nats: the Donsker-Varadhan estimate on rows that it has not seen, and on those that it
-    learnt from. `most` is the logarithm of the number of shuffled rows, beyond which no estimate can be trusted."""
+    learnt from. `ceiling` is the logarithm of the number of shuffled rows: a lower bound that can be relied on is never
+    above it (McAllester and Stratos 2020)."""
 
     units: int
     rows: int
     held_out_rows: int
     nats: float
     train_nats: float
-    most: float
+    ceiling: float
     step: int
 
+    @property
+    def saturated(self) -> bool:
+        """Whether the estimate is at its ceiling, or above: the rows are too few to tell how large the measure is."""
+        return self.nats >= self.ceiling
+
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "saturated": self.saturated}
 
 
 def measure_dependency(
@@ -142,7 +148,7 @@ def dependency(
             held_out_rows=len(test),
             nats=donsker_varadhan(critic, test),
             train_nats=donsker_varadhan(critic, train),
-            most=math.log(_SHUFFLES * len(test)),
+            ceiling=math.log(_SHUFFLES * len(test)),
             step=best_step,
         )
 

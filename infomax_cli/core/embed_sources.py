@@ -10,7 +10,16 @@ from typing import Protocol
 
 from torch import Tensor
 
-from infomax_cli.core.api import IMAGE_SUFFIXES, Split, audio_info, fit_image, read_audio, read_image
+from infomax_cli.core.api import (
+    IMAGE_SUFFIXES,
+    Split,
+    audio_info,
+    find_files,
+    fit_image,
+    paths_of,
+    read_audio,
+    read_image,
+)
 from infomax_cli.core.inputs import InputSpec
 from infomax_cli.core.streaming import Reader
 from infomax_cli.errors import DataError, UsageError
@@ -93,7 +102,7 @@ def files(given: Sequence[Path], inputs: InputSpec, shorter: int | None) -> list
     """All that is named, folders with all that lies in them; each file once, in the order of paths."""
     if inputs.channels not in ((1,) if inputs.is_sound else (1, 3)) or not (inputs.is_sound or len(inputs.axes) == 2):
         raise UsageError(
-            f"the encoder takes {inputs.channels} channels over {', '.join(inputs.axes)}: files hold no such thing",
+            f"the encoder takes {inputs.describe()}: files hold no such thing",
             "embed a split of its data: --split test",
         )
     found: dict[Path, str] = {}
@@ -107,14 +116,11 @@ def files(given: Sequence[Path], inputs: InputSpec, shorter: int | None) -> list
 
 
 def _walk(path: Path, suffixes: Sequence[str]) -> Iterator[tuple[Path, str]]:
-    """A file as it is; of a folder all below it, but for what is hidden or of another kind."""
+    """A file as it is; of a folder all of a kind below it that are not passed over (see `find_files`)."""
     if path.is_file():
         yield path, path.name
     elif path.is_dir():
-        for file in sorted(path.rglob("*")):
-            name = file.relative_to(path)
-            if file.suffix.lower() in suffixes and file.is_file() and not any(p.startswith(".") for p in name.parts):
-                yield file, name.as_posix()
+        yield from ((path / name, name) for name in paths_of(find_files(path, suffixes).looked_at))
     else:
         raise UsageError(f"there is no file or folder {path}", "name files, folders, or --split test")
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from infomax_cli.core.audio import write_wav
+from infomax_cli.core.captions import wrapped
 from infomax_cli.core.files import write_atomically, write_text
 from infomax_cli.core.media import Medium
 from infomax_cli.errors import CheckpointError
@@ -44,22 +45,43 @@ class Row:
     pieces: Sequence[Piece]
 
 
-def write_exhibition(folder: Path, stem: str, title: str, rows: Sequence[Row], medium: Medium) -> list[Path]:
+def pieces_of(rows: Sequence[Row]) -> list[Piece]:
+    """Every piece once: those of one name, such as an original beside what each depth makes of it, are alike."""
+    return list({piece.name: piece for row in rows for piece in row.pieces}.values())
+
+
+def count_clipped(rows: Sequence[Row], medium: Medium) -> int:
+    """How many sounds reach beyond [-1, 1], which their files cannot hold. Images are looked at, not measured."""
+    if medium.rate is None:
+        return 0
+    return sum(bool(piece.content.abs().max() > 1) for piece in pieces_of(rows))
+
+
+def describe_clipped(clipped: int, rows: Sequence[Row]) -> str:
+    """What there is to say of them; nothing where there are none."""
+    if not clipped:
+        return ""
+    return f"{clipped} of {len(pieces_of(rows))} sounds reach beyond [-1, 1], and are clipped in their files"
+
+
+def write_exhibition(
+    folder: Path, stem: str, title: str, rows: Sequence[Row], medium: Medium, note: str = ""
+) -> list[Path]:
     """Every piece as ``folder/NAME.wav`` or ``.png``, then ``folder/STEM.png`` and ``folder/STEM.html``, which are
-    returned.
+    returned. The `note` stands below the title of the page.
 
     Raises `CheckpointError` where they cannot be written.
     """
     picture, page = folder / f"{stem}.png", folder / f"{stem}.html"
     try:
-        for piece in (piece for row in rows for piece in row.pieces):
+        for piece in pieces_of(rows):
             if medium.rate is not None:
                 write_wav(folder / f"{piece.name}.wav", piece.content[0], medium.rate)
             else:
                 with write_atomically(folder / f"{piece.name}.png") as temporary:
                     temporary.write_bytes(_png(piece.content))
         _draw(picture, title, rows, medium)
-        write_text(page, _page(title, rows, medium, picture.read_bytes()))
+        write_text(page, _page(title, rows, medium, picture.read_bytes(), note))
     except OSError as error:
         raise CheckpointError(
             f"cannot write to {folder}: {error.strerror or error}", "make room there, or make it writable"
@@ -96,7 +118,7 @@ def _draw(path: Path, title: str, rows: Sequence[Row], medium: Medium) -> None:
             _draw_sounds(grid[place], row, medium.rate, last=place == len(rows) - 1)
         else:
             _draw_images(grid[place], row)
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(wrapped(title, figure.get_figwidth(), 9), fontsize=9)
     with write_atomically(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
 
@@ -122,7 +144,7 @@ def _draw_images(axes: Sequence[Any], row: Row) -> None:
     axes[0].set_ylabel(row.title, fontsize=7)
 
 
-def _page(title: str, rows: Sequence[Row], medium: Medium, picture: bytes) -> str:
+def _page(title: str, rows: Sequence[Row], medium: Medium, picture: bytes, note: str) -> str:
     """HTML that holds everything: pieces and picture are written into it."""
     head = "".join(f"<th>{html.escape(piece.title)}</th>" for piece in rows[0].pieces) if _share_titles(rows) else ""
     body = []
@@ -137,7 +159,8 @@ def _page(title: str, rows: Sequence[Row], medium: Medium, picture: bytes) -> st
     below = (
         f'<img class="all" alt="spectrograms" src="{_url("image/png", picture)}">' if medium.rate is not None else ""
     )
-    return _TEMPLATE.format(title=html.escape(title), table=heading + "\n".join(body), below=below)
+    told = f"<p>{html.escape(note)}</p>" if note else ""
+    return _TEMPLATE.format(title=html.escape(title), note=told, table=heading + "\n".join(body), below=below)
 
 
 def _element(piece: Piece, medium: Medium) -> str:
@@ -188,6 +211,7 @@ img.piece {{ width: 8rem; image-rendering: pixelated }}
 .wide {{ overflow-x: auto }}
 </style></head><body>
 <h1>{title}</h1>
+{note}
 <div class="wide"><table>{table}</table></div>
 {below}
 </body></html>

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,10 +12,37 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from infomax_cli.core.captions import wrapped
 from infomax_cli.core.explain import Explained
+from infomax_cli.core.explanation import HEADER, Explanation
 from infomax_cli.core.files import write_atomically, write_text
+from infomax_cli.errors import CheckpointError
 
 _TOP = 6  # dimensions whose histograms are drawn
+
+
+def write_explanation(folder: Path, answer: Explanation) -> Path:
+    """Its numbers as ``folder/STEM.json``, a picture of each depth, and ``STEM.html``, which is returned.
+
+    Raises `CheckpointError` where they cannot be written.
+    """
+    question, stem = answer.question, answer.question.stem
+    pictures = []
+    try:
+        write_text(folder / f"{stem}.json", json.dumps(answer.to_dict(), indent=1) + "\n")
+        for found, values in zip(answer.depths, answer.values, strict=True):
+            pictures.append(folder / f"{question.of_depth(found.depth).stem}.png")
+            draw_depth(pictures[-1], f"{answer.run}, depth {found.depth}: {question.label}", found, values)
+        if answer.contribution:
+            pictures.append(folder / f"{stem}.png")
+            draw_contribution(pictures[-1], f"{answer.run}: what dimensions carry", answer.contribution)
+        page = folder / f"{stem}.html"
+        write_page(page, f"{answer.run}: {question.label}", HEADER, answer.rows(), answer.notes(), pictures)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write to {folder}: {error.strerror or error}", "make room there, or make it writable"
+        ) from error
+    return page
 
 
 def draw_depth(path: Path, title: str, found: Explained, values: Tensor) -> None:
@@ -67,7 +95,8 @@ def draw_contribution(path: Path, title: str, scores: Mapping[int, Mapping[int, 
     axes = figure.add_subplot()
     for depth, left in scores.items():
         axes.plot(list(left), list(left.values()), "o-", markersize=4, label=f"depth {depth}")
-    axes.set(xscale="log", xlabel="dimensions replaced", ylabel="share of the error left", ylim=(0, None), title=title)
+    axes.set(xscale="log", xlabel="dimensions replaced", ylabel="share of the error left", ylim=(0, None))
+    axes.set_title(wrapped(title, 6, 12))
     counts = sorted({count for left in scores.values() for count in left})
     axes.set_xticks(counts, [str(count) for count in counts], minor=False)
     axes.xaxis.set_minor_locator(NullLocator())

@@ -41,9 +41,11 @@ class SplitHoldings:
 
 @dataclass(frozen=True)
 class Holdings:
-    """What a dataset holds. `left_out` is what was found and cannot be used, and why."""
+    """What a dataset holds. `found_in` is the folder or file that it was read from, if it was read from any; `left_out`
+    is what was found and cannot be used, and why."""
 
     data: DataSpec
+    found_in: Path | None
     splits: Mapping[str, SplitHoldings]
     left_out: Mapping[str, str]
 
@@ -57,6 +59,7 @@ class Holdings:
         """As plain data."""
         labels = {name: asdict(spec) | {"aligned": spec.aligned} for name, spec in self.data.labels.items()}
         return {
+            "found_in": None if self.found_in is None else str(self.found_in),
             "channels": self.data.channels,
             "grid": list(self.data.grid),
             "axes": list(self.data.axes),
@@ -96,8 +99,13 @@ def take_stock(dataset: Dataset, name: str, root: Path, *, check: bool = False, 
             told.stage(f"reading {split_name}", len(split))
             tally = _read_all(split, data.labels, told.advance)
         splits[split_name] = _ask(name, lambda split=split, tally=tally: _hold(split, data, tally))  # type: ignore[misc]
-    left_out = getattr(dataset, "left_out", None)
-    return Holdings(data, splits, {} if left_out is None else dict(_ask(name, lambda: left_out(root))))
+    left_out, found_in = getattr(dataset, "left_out", None), getattr(dataset, "found_in", None)
+    return Holdings(
+        data,
+        root if found_in is None else _ask(name, lambda: found_in(root)),
+        splits,
+        {} if left_out is None else dict(_ask(name, lambda: left_out(root))),
+    )
 
 
 def _ask(name: str, question: Callable[[], T]) -> T:
@@ -105,7 +113,7 @@ def _ask(name: str, question: Callable[[], T]) -> T:
     try:
         with registry.contained():
             return question()
-    except (InfomaxError, KeyboardInterrupt, MemoryError):
+    except (InfomaxError, KeyboardInterrupt, MemoryError, PermissionError):
         raise
     except BaseException as error:
         raise PluginError(

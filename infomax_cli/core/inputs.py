@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from infomax_cli.core.api import DataSpec
 from infomax_cli.core.resample import resample
 from infomax_cli.errors import UsageError
-from infomax_cli.wording import describe_count
+from infomax_cli.wording import count_of
 
 # whole numbers are scaled to [-1, 1] in sound, to [0, 1] in images
 _SOUND_STEPS = {torch.int16: 2.0**15, torch.int32: 2.0**31}
@@ -41,21 +41,33 @@ class InputSpec:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    def check_fits(self, other: Self, name: str) -> None:
-        """Raise `UsageError` where data of another kind would mean nothing to the encoder."""
-        if (self.axes, self.channels, self.rate) != (other.axes, other.channels, other.rate):
-            raise UsageError(
-                f"{name} holds {other.describe()}, but the encoder takes {self.describe()}",
-                f"data.rate={self.rate}" if self.is_sound and other.is_sound else "choose data of the same kind",
-            )
-        if not self.is_sound and self.grid != other.grid:
-            theirs, ours = ("x".join(map(str, grid)) for grid in (other.grid, self.grid))
-            hint = f"data.size={self.grid[0]}"
-            raise UsageError(f"{name} holds images of {theirs} pixels, but the encoder takes {ours}", hint)
+    def check_fits(self, other: Self, name: str, options: Collection[str]) -> None:
+        """Raise `UsageError` where data of another kind would mean nothing to the encoder, which is trained and stays
+        as it is. `name` is the dataset's; what to do about it is one of its `options`, if it has that one."""
+        if (self.axes, self.channels, self.rate) == (other.axes, other.channels, other.rate) and (
+            self.is_sound or self.grid == other.grid
+        ):
+            return
+        key, value = self._remedy(other)
+        hint = f"data.{key}={value}" if key in options else "choose data of the same kind: the encoder is trained"
+        raise UsageError(f"{name} holds {other.describe()}, but the encoder takes {self.describe()}", hint)
+
+    def _remedy(self, other: Self) -> tuple[str, object]:
+        """The option of a dataset that would bring its items nearer to these; an empty name where none would."""
+        if self.axes != other.axes:
+            return "", None
+        if self.channels != other.channels:
+            is_colour = {self.channels, other.channels} == {1, 3} and not self.is_sound
+            return "grey" if is_colour else "", "true" if self.channels == 1 else "false"
+        return ("size", self.grid[0]) if self.rate == other.rate else ("rate", self.rate)
 
     def describe(self) -> str:
-        channels = describe_count(self.channels, "channel")
-        return f"{channels} over {', '.join(self.axes)}" + ("" if self.rate is None else f" at {self.rate} Hz")
+        channels = count_of(self.channels, "channel")
+        if self.is_sound:
+            return f"sound of {channels}" + ("" if self.rate is None else f" at {self.rate} Hz")
+        if self.axes == ("height", "width"):
+            return f"images of {channels} and {self.grid[0]}x{self.grid[1]} pixels"
+        return f"{channels} over {', '.join(self.axes)}"
 
     @property
     def is_sound(self) -> bool:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from infomax_cli.core.api import DataSpec, Item, UsageError
+from infomax_cli.core.captions import wrapped
 from infomax_cli.core.files import write_atomically
 from infomax_cli.core.pictures import spectrogram_image
 from infomax_cli.core.rows import Rows
@@ -143,11 +144,11 @@ def draw_sheet(path: Path, title: str, sheet: Sheet, subject: Subject, result: P
                 side.set_linestyle("-" if right else (0, (3, 2)))
         for panel in row[1 + len(query.neighbours) :]:
             panel.axis("off")
-    figure.suptitle(
+    told = (
         f"{title}\nqueries from {result.test_split} at the left, their nearest of {result.train_split} by cosine: "
-        f"{100 * sheet.right:.0f} % of the same class",
-        fontsize=9,
+        f"{100 * sheet.right:.0f} % of the same class"
     )
+    figure.suptitle(wrapped(told, figure.get_figwidth(), 9), fontsize=9)
     with write_atomically(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from infomax_cli.core.captions import wrapped
 from infomax_cli.core.comparison_plot import whole_numbers
 from infomax_cli.core.files import write_atomically
 from infomax_cli.core.probe_result import ProbeResult
-from infomax_cli.wording import describe_count
+from infomax_cli.wording import count_of
 
 _LINES = {"trained": ("trained", "o-", "C0"), "random": ("untrained", "s--", "C7")}
 
@@ -38,7 +40,7 @@ def plot_depths(result: ProbeResult, path: Path, title: str) -> None:
     for place, score in enumerate(score for score in result.scores if score.depth is None):
         axes.axhline(100 * score.accuracy, label=score.layer, color=f"C{place + 1}", linestyle="-.", linewidth=1)
     axes.axhline(100 * result.chance, label="chance", color="black", linestyle=":", linewidth=1)
-    axes.set(xlabel="depth", ylabel="test accuracy (%)", title=f"{title}\n{result.label}, {describe(result)}")
+    axes.set(xlabel="depth", ylabel="test accuracy (%)", title=_headed(title, f"{result.label}, {describe(result)}", 6))
     axes.xaxis.set_major_locator(whole_numbers())
     axes.grid(alpha=0.3)
     axes.legend()
@@ -83,11 +85,17 @@ def plot_few_labels(results: Sequence[ProbeResult], path: Path, title: str) -> N
     axes.axhline(100 * first.chance, label="chance", color="black", linestyle=":", linewidth=1)
     counts = ["all" if result.labels_per_class is None else str(result.labels_per_class) for result in results]
     axes.set_xticks(range(len(counts)), counts)
-    axes.set(xlabel="labels a class", ylabel="test accuracy (%)", title=f"{title}\n{first.label}, {first.classifier}")
+    named = f"{first.label}, {describe(replace(first, labels_per_class=None))}"
+    axes.set(xlabel="labels a class", ylabel="test accuracy (%)", title=_headed(title, named, 7))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, ncols=2)
     with write_atomically(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
+
+
+def _headed(title: str, probed: str, inches: float) -> str:
+    """A title of two parts, each as wide as a figure so wide has room for."""
+    return wrapped(f"{title}\n{probed}", inches, 12)
 
 
 def describe(result: ProbeResult) -> str:
@@ -95,6 +103,6 @@ def describe(result: ProbeResult) -> str:
     words = [result.classifier]
     words += [] if result.protocol == "optimum" else [f"protocol {result.protocol}"]
     words += [] if result.aligned else [f"pool {result.pool}"]
-    words += [f"{describe_count(result.labels_per_class, 'label')} a class"] if result.labels_per_class else []
-    words += [f"{describe_count(result.draws, 'draw')} an item"] if result.draws else []
+    words += [f"{count_of(result.labels_per_class, 'label')} a class"] if result.labels_per_class else []
+    words += [f"{count_of(result.draws, 'draw')} an item"] if result.draws else []
     return ", ".join(words)

@@ -171,8 +171,9 @@ def load(
     device: str = "cpu",
     runs: str | os.PathLike[str] | None = None,
 ) -> PretrainedEncoder:
-    """The encoder of a run: its folder, its name, or nothing for the newest. Or of a file ``encoder.safetensors`` (or
-    of a folder with one), as a run holds it and as `infomax export` writes it. No data is needed.
+    """The encoder of a run: its folder, its name, its recipe's name for the newest of that, or nothing for the newest
+    of all. Or of a file ``encoder.safetensors`` (or of a folder with one), as a run holds it and as `infomax export`
+    writes it. No data is needed.
 
     `depth` is the one that ``encoder(x)`` returns, by default the last; `device` is ``auto``, ``cpu``, ``cuda`` or
     ``mps``; `runs` is where runs lie, by default ``$INFOMAX_RUNS``, else ``./runs``. Raises `InfomaxError`.

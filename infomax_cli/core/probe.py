@@ -6,18 +6,18 @@ No label touches the encoder: its features are computed first, without gradient,
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from infomax_cli.core.api import DataError, LabelSpec, UsageError, derive_seed
-from infomax_cli.core.baselines import Baseline, Mfcc, raw_source
-from infomax_cli.core.classifiers import Classifier, Fit, fit
+from infomax_cli.core.baselines import Mfcc, raw_source
+from infomax_cli.core.classifiers import Fit, fit
 from infomax_cli.core.features import MEMORY, FrozenEncoder, Pool, Source
 from infomax_cli.core.neighbours import Sheet, find_neighbours
+from infomax_cli.core.probe_options import ProbeOptions, check_draws, check_labels, check_options, check_whole
 from infomax_cli.core.probe_result import ProbeResult, Score, summarise
 from infomax_cli.core.probe_rows import Problem, SourceRows, Splits, few
 from infomax_cli.core.protocols import AdamTraining, find_protocol, fit_adam, fit_sklearn
@@ -25,28 +25,9 @@ from infomax_cli.core.rows import Rows, distinct
 from infomax_cli.core.scratch import scratch_folder, scratch_room
 from infomax_cli.core.subject import Subject, untrained
 from infomax_cli.core.watcher import Nobody, Watcher
-from infomax_cli.wording import suggest
 
+_WHO = {"trained": "trained encoder", "random": "untrained encoder", "mfcc": "MFCCs", "raw": "raw input"}
 MOST_DIMENSIONS = 2**14  # of flattened features that are whitened: their covariance is 2 GiB
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeOptions:
-    """How to probe. `depth`, `classifier` and `pool` None leave them to the protocol. With `labels_per_class` only so
-    many training items of each class (frames, for aligned labels) are learnt from, drawn anew in each of `repeats`.
-    With `draws`, so many draws from its Gaussians stand beside each training item: what V-GIM's variance is worth as
-    augmentation. With `neighbours`, the nearest training items of so many test items are found too."""
-
-    depth: int | Literal["all", "last"] | None = None
-    classifier: Classifier | None = None
-    pool: Pool | None = None
-    protocol: str = "optimum"
-    labels_per_class: int | None = None
-    repeats: int = 1
-    draws: int = 0
-    baselines: tuple[Baseline, ...] = ()
-    neighbours: int = 0
-    seed: int = 0
 
 
 def probe(
@@ -74,11 +55,6 @@ def probe_few(
     return _Probing(subject, tuple(dict.fromkeys(labels)), tuple(counts), options, watcher or Nobody()).run()
 
 
-def parse_labels(text: str, known: Sequence[str]) -> tuple[str, ...]:
-    """``vowel,speaker`` as two labels; the name of a label that exists may itself hold a comma."""
-    return (text,) if text in known else tuple(part.strip() for part in text.split(",") if part.strip())
-
-
 class _Probing:
     """One call of `probe`."""
 
@@ -95,23 +71,17 @@ class _Probing:
         self.protocol = find_protocol(options.protocol)
         self.notes: dict[str, list[str]] = {label: [] for label in labels}
         self.sheets: dict[str, list[Sheet]] = {label: [] for label in labels}
-        _check_labels(subject, labels)
-        _check_options(options, counts)
+        check_labels(subject, labels)
+        check_options(options, counts)
+        check_whole(options, [label for label in labels if self._spec(label).aligned])
         self.classifier = options.classifier or self.protocol.classifier
         self.maps = subject.maps()
         self.pool = options.pool or self._pool_of_protocol()
-        if options.draws and (aligned := [label for label in labels if self._spec(label).aligned]):
-            raise UsageError(
-                f"--draws is for labels of whole items, and {aligned[0]} is aligned", "of syllables: data.unit=syllable"
-            )
-        if options.neighbours and (aligned := [label for label in labels if self._spec(label).aligned]):
-            raise UsageError(
-                f"--neighbours is for labels of whole items, and {aligned[0]} is aligned", "probe that label apart"
-            )
         for label in labels:
             if options.pool is not None and self._spec(label).aligned:
                 self._note(label, f"--pool {options.pool} does nothing: features are pooled to the label's own grid")
         self.depths = self._depths()
+        check_draws(subject, options, max(self.depths))
         if self.pool == "flatten":
             self._check_room()
         if "raw" in options.baselines and not self._has_time:
@@ -231,7 +201,7 @@ class _Probing:
             pool=self.pool,
             seed=self.options.seed,
             drawn=[self._drawing()] * self.options.draws if name == "trained" else (),
-            stage=lambda what, total: self.watcher.stage(f"{name}: {what}", total),
+            stage=lambda what, total: self.watcher.stage(f"{_WHO[name]}: {what}", total),
             advance=self.watcher.advance,
         )
 
@@ -284,7 +254,7 @@ class _Probing:
             ]
         repeats = 1 if count is None else self.options.repeats
         few = "" if count is None else f" from {count} a class"
-        self.watcher.stage(f"{name}: fitting {label}{few}", len(problems) * repeats)
+        self.watcher.stage(f"{_WHO[name]}: learning {label}{few}", len(problems) * repeats)
         scores = []
         for problem in problems:
             learnt = [self._few(label, count, problem.train, repeat) for repeat in range(repeats)]
@@ -312,10 +282,11 @@ class _Probing:
             if epoch == 0 or not rows.has_crops(label):
                 return [problem.train for problem in problems]
             found = rows.crops(label, epoch)
-            self.watcher.stage(f"{name}: training for {label}, epoch {epoch} of {training.epochs}", len(problems))
+            what = f"{_WHO[name]}: learning {label}, epoch {epoch} of {training.epochs}"
+            self.watcher.stage(what, len(problems))
             return [found[place] for place in places]
 
-        self.watcher.stage(f"{name}: training for {label}", training.epochs * len(problems))
+        self.watcher.stage(f"{_WHO[name]}: learning {label}", training.epochs * len(problems))
         seed = derive_seed("probe", self.options.seed, label)
         head = self.protocol.heads[self.classifier]
         return fit_adam(
@@ -402,48 +373,6 @@ class _Probing:
                 f"classes that never occur in {self.splits.pair(label)[0]}: {len(distinct(unseen)[0])}; their "
                 f"{len(unseen):,} of {len(problem.test):,} tested rows count as wrong",
             )
-
-
-_NO_LABELS = "take a dataset that has some; a folder's are named by data.labels=[...] or data.label_from=parent"
-
-
-def _check_labels(subject: Subject, labels: Sequence[str]) -> None:
-    known, data = list(subject.data.labels), subject.recipe.data.name
-    if not known:
-        raise UsageError(f"the data ({data}) has no labels to probe", _NO_LABELS)
-    for label in labels:
-        if label not in known:
-            listed = f"there are: {', '.join(known)}"
-            near = suggest(label, known)
-            hint = listed if near in (None, listed) else f"{near} {listed}"
-            raise UsageError(f"the data ({data}) has no label {label!r}", hint)
-
-
-def _check_options(options: ProbeOptions, counts: Sequence[int | None]) -> None:
-    few = [count for count in counts if count is not None]
-    if any(count < 1 for count in few):
-        raise UsageError(f"--labels-per-class {min(few)}: must be at least 1")
-    if len(set(counts)) < len(counts) or not counts:
-        raise UsageError("--labels-per-class: give each number once")
-    protocol = find_protocol(options.protocol)
-    optimum = protocol.is_optimum
-    if not optimum and options.classifier not in (None, *protocol.heads):
-        known = " or ".join(protocol.heads)
-        raise UsageError(
-            f"--protocol {options.protocol} is for the {known} classifier", "leave out --classifier, or --protocol"
-        )
-    if options.neighbours < 0:
-        raise UsageError(f"--neighbours {options.neighbours}: must be at least 0")
-    if options.neighbours and options.pool == "none":
-        raise UsageError("--neighbours compares whole items", "leave out --pool none")
-    if few and not optimum:
-        raise UsageError(f"--protocol {options.protocol} uses all labels", "leave out --labels-per-class")
-    if options.draws < 0:
-        raise UsageError(f"--draws {options.draws}: must be at least 0")
-    if options.draws and not optimum:
-        raise UsageError(f"--protocol {options.protocol} takes items as they are", "leave out --draws")
-    if options.repeats > 1 and not few:
-        raise UsageError("--repeats draws the few labels anew", "give --labels-per-class with it")
 
 
 def _measure(fitted: Fit, rows: Rows) -> Mapping[str, float]:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from infomax_cli.core.captions import wrapped
 from infomax_cli.core.cloud import Cloud, named
 from infomax_cli.core.comparison_plot import PALETTE
 from infomax_cli.core.files import write_atomically
-from infomax_cli.wording import describe_count
+from infomax_cli.wording import count_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,7 +54,7 @@ def draw_planes(cloud: Cloud, planes: Sequence[Tensor], titles: Sequence[str], h
         handles, names, title=cloud.label, loc="outside right center",
         fontsize=7, title_fontsize=8, ncols=beside, markerscale=1.5, frameon=False,
     )  # fmt: skip
-    figure.suptitle(heading, fontsize=10)
+    figure.suptitle(wrapped(heading, figure.get_figwidth(), 10), fontsize=10)
     return figure
 
 
@@ -61,7 +62,7 @@ def _named(cloud: Cloud, shown: Sequence[int]) -> list[str]:
     """The legend's words: a class that has a look of its own, and how many have none."""
     own = len(PALETTE) * len(MARKERS)
     names = [named(cloud.spec, value) for value in shown[:own]]
-    return names if len(shown) <= own else [*names, describe_count(len(shown) - own, "other")]
+    return names if len(shown) <= own else [*names, count_of(len(shown) - own, "other")]
 
 
 def _draw_class(axes: Any, points: Tensor, place: int, count: int) -> Any:

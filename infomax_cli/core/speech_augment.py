@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from infomax_cli.core.api import DataError, DataSpec, audio_info, read_audio
+from infomax_cli.core.api import DataError, DataSpec, Found, audio_info, find_files, paths_of, read_audio
 from infomax_cli.core.audio import load_torchaudio
 from infomax_cli.core.augment_base import Augmentation, Range, check_at_least, check_range, reflected
 
 _SUFFIXES = (".flac", ".mp3", ".ogg", ".opus", ".wav")
 _WINDOW = 0.032  # seconds of a spectrum; its hop is a quarter of that
+_ATTEMPTS = 100  # recordings tried in place of one that cannot be read
+_log = logging.getLogger("infomax")
 
 
 class Crop(Augmentation):
@@ -196,30 +200,47 @@ def _stretch(length: int, widest: float, random: np.random.Generator) -> slice:
 
 
 class Recordings:
-    """The recordings below a folder, of any length and rate; read at `rate`, one channel."""
+    """The recordings below a folder, of any length and rate; read at `rate`, one channel.
+
+    One that cannot be read is named once, and another takes its place.
+    """
 
     def __init__(self, folder: Path, rate: int) -> None:
         self.rate = rate
-        self.files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+        found = find_files(folder, _SUFFIXES) if folder.is_dir() else Found()
+        self.files = [folder / path for path in paths_of(found.looked_at)]
+        self._corrupt: set[Path] = set()
         if not self.files:
             known = ", ".join(suffix.removeprefix(".") for suffix in _SUFFIXES)
             raise DataError(f"views: there are no recordings below {folder}", f"of one of these kinds: {known}")
 
     def whole(self, random: np.random.Generator) -> Tensor:
         """One of them, ``(1, T)``."""
-        return read_audio(self._pick(random), rate=self.rate)
+        return self._of_any(random, lambda path: read_audio(path, rate=self.rate))
 
     def part(self, length: int, random: np.random.Generator) -> Tensor:
         """``(1, length)`` of one of them, from anywhere; a shorter one is repeated."""
-        path = self._pick(random)
+        return self._of_any(random, lambda path: self._part_of(path, length, random))
+
+    def _part_of(self, path: Path, length: int, random: np.random.Generator) -> Tensor:
         there = audio_info(path).frames_at(self.rate)
         if there >= length:
             return read_audio(path, int(random.integers(there - length, endpoint=True)), length, self.rate)
         looped = (int(random.integers(there)) + torch.arange(length)) % there
         return read_audio(path, rate=self.rate)[:, looped]
 
-    def _pick(self, random: np.random.Generator) -> Path:
-        return self.files[int(random.integers(len(self.files)))]
+    def _of_any(self, random: np.random.Generator, read: Callable[[Path], Tensor]) -> Tensor:
+        for _ in range(_ATTEMPTS):
+            path = self.files[int(random.integers(len(self.files)))]
+            try:
+                return read(path)
+            except DataError as error:
+                if path not in self._corrupt:
+                    _log.warning("%s; another recording takes its place", error.message)
+                    self._corrupt.add(path)
+        raise DataError(
+            f"views: none of {_ATTEMPTS} recordings tried can be read, {path} for one", "name another folder with path"
+        )
 
 
 # --- signals ---------------------------------------------------------------------------------------------------------

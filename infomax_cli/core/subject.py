@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 import torch
 
 from infomax_cli.core import build
-from infomax_cli.core.api import Dataset, DataSpec, Encoder, Item, MapSpec, Split, derive_seed
+from infomax_cli.core.api import BlockSpec, Dataset, DataSpec, Encoder, Item, MapSpec, Split, derive_seed
 from infomax_cli.core.blocks import describe_blocks, module_of, partition
-from infomax_cli.core.checkpoint import encoder_step, load_checkpoint, load_encoder_weights, restore
+from infomax_cli.core.checkpoint import encoder_metadata, encoder_step, load_checkpoint, load_encoder_weights, restore
+from infomax_cli.core.inputs import InputSpec
 from infomax_cli.errors import UsageError
 from infomax_cli.overrides import apply_overrides, source_of
 from infomax_cli.paths import data_root
@@ -40,8 +42,15 @@ class Subject:
     def maps(self) -> tuple[MapSpec, ...]:
         """The map of every depth, found by a dry pass. Raises `InfomaxError` where the encoder cannot take the items
         of this data."""
+        return self._uncut().maps[1:]
+
+    def gaussians(self) -> tuple[int, ...]:
+        """The depths whose stage returns a Gaussian, found by a dry pass."""
+        return tuple(place - 1 for place in self._uncut().posteriors)
+
+    def _uncut(self) -> BlockSpec:
         (block,) = describe_blocks(self.encoder, partition(len(self.encoder.stages), "none"), self.data, 1)
-        return block.maps[1:]
+        return block
 
     def split(self, name: str) -> Split:
         """A split whose items evaluation takes: whole, or in time as crops where a seed draws them. Images are never
@@ -86,6 +95,8 @@ def load_subject(
     where = root or Path(recipe.root or data_root())
     dataset = build.build_dataset(recipe)
     spec = dataset.describe(where)
+    if data is not None and (inputs := _inputs_of(run)) is not None:
+        inputs.check_fits(InputSpec.of(spec), data, recipe.data.options)
     encoder = build.build_encoder(recipe, device)
     if step is not None:
         restore(module_of(encoder), _checkpoint_of(run, step)["encoder"], run.numbered(step))
@@ -101,6 +112,12 @@ def load_subject(
     if data is not None:
         subject.maps()
     return subject
+
+
+def _inputs_of(run: Run) -> InputSpec | None:
+    """What the encoder of a run takes, where its file tells."""
+    metadata = encoder_metadata(run.encoder_file) if run.encoder_file.exists() else {}
+    return InputSpec.from_dict(json.loads(metadata["inputs"])) if "inputs" in metadata else None
 
 
 def changed_data(

@@ -7,34 +7,40 @@ back through. The graph of a block dies before the next one is built: that is th
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
-import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from infomax_cli.core.api import Batch, DataError, InfomaxError, Split, derive_seed
 from infomax_cli.core.block_cache import BlockCache
 from infomax_cli.core.blocks import Block, BlockOutput, module_of, prepare
 from infomax_cli.core.build import Experiment, resolve
-from infomax_cli.core.checkpoint import load_checkpoint, restore, save_checkpoint, save_encoder
-from infomax_cli.core.device import autocast, default_workers
-from infomax_cli.core.files import write_atomically
+from infomax_cli.core.checkpoint import (
+    keep_older,
+    load_checkpoint,
+    restore,
+    save_checkpoint,
+    save_encoder,
+    understanding,
+)
+from infomax_cli.core.device import autocast
 from infomax_cli.core.inputs import InputSpec
+from infomax_cli.core.loading import load_batches
 from infomax_cli.core.logbook import Logbook, Meter
 from infomax_cli.core.pictures import log_batch
+from infomax_cli.core.rehearsal import rehearse
 from infomax_cli.core.schedule import rate_factor
 from infomax_cli.core.snapshot import Snapshots
 from infomax_cli.core.stepper import Stepper
-from infomax_cli.core.stopping import leave_stopping_to_the_parent, stop_requested
-from infomax_cli.core.views import EpochBatches, ViewedItem, ViewedSplit, collate, validation_batches
+from infomax_cli.core.stopping import stop_requested
+from infomax_cli.core.trained_blocks import is_trained, running_blocks
+from infomax_cli.core.views import EpochBatches, ViewedItem, ViewedSplit, validation_batches
 from infomax_cli.errors import CheckpointError, Diverged, Interrupted
-from infomax_cli.recipe import TrainOptions, differences, parse
+from infomax_cli.recipe import differences, parse
 from infomax_cli.runs import MAY_CHANGE_ON_RESUME, Run
 
 Stopping = Callable[[], bool]
@@ -66,15 +72,17 @@ class Trainer:
         self.awaits_validation = False
         self.meter = Meter()
         module_of(experiment.encoder).to(memory_format=torch.channels_last)
-        self.blocks = _running_blocks(experiment.blocks)
+        self.blocks = running_blocks(experiment.blocks)
         self._notes: list[str] = []  # to be told with the next step
         if self.options.compile:
             for block in self.blocks:
                 block.compile_stages(self._notes.append)
-        self.frozen = {block.index for block in self.blocks if not _is_trained(block, self.options)}
+        self.frozen = {block.index for block in self.blocks if not is_trained(block, self.options)}
         self._set_modes()
         self.steppers = self._make_steppers()
         self.split = experiment.dataset.split(experiment.root, "train")
+        if self._batches(0, 0).smallest == 1:
+            rehearse(experiment, self.split, device)
         self.cache: BlockCache | None = None  # while training from one
         self.steps_per_epoch = max(1, self._batches(0, 0).per_epoch // self.options.accumulate)
         self.total = self.options.steps or (self.options.epochs or 0) * self.steps_per_epoch
@@ -92,13 +100,13 @@ class Trainer:
 
     def start_from(self, source: Run) -> None:
         """Take the encoder's weights from another run, and nothing else of it."""
-        with _understanding(source):
+        with understanding(source):
             restore(module_of(self.experiment.encoder), load_checkpoint(source.last)["encoder"], source.last)
 
     def resume(self, run: Run) -> None:
         """Go on after the last checkpoint of `run` as though nothing had happened."""
         state = load_checkpoint(run.last)
-        with _understanding(run):
+        with understanding(run):
             self._refuse_another_recipe(state["recipe"], run)
             restore(module_of(self.experiment.encoder), state["encoder"], run.last)
             for block in self.blocks:
@@ -351,7 +359,7 @@ class Trainer:
             },
         )
         self._saved = self.step, self.awaits_validation
-        _keep_older(run, self.step, self.options.keep)
+        keep_older(run, self.step, self.options.keep)
 
     # --- data ---------------------------------------------------------------------------------------------------------
 
@@ -398,22 +406,8 @@ class Trainer:
             cache.fill(batches, advance)
         return cache
 
-    def _load(
-        self, split: TorchDataset[ViewedItem | InfomaxError] | TorchDataset[ViewedItem], batches: Any
-    ) -> Generator[Batch, None, None]:
-        workers = default_workers() if self.options.workers is None else self.options.workers
-        loader: DataLoader[Any] = DataLoader(
-            split,
-            batch_sampler=batches,
-            collate_fn=collate,
-            num_workers=workers,
-            pin_memory=self.device.type == "cuda",
-            worker_init_fn=leave_stopping_to_the_parent,
-        )
-        for batch in loader:
-            if isinstance(batch, InfomaxError):
-                raise batch
-            yield batch
+    def _load(self, split: TorchDataset[ViewedItem | InfomaxError], batches: Any) -> Generator[Batch, None, None]:
+        return load_batches(split, batches, self.options.workers, self.device)
 
     # --- blocks -------------------------------------------------------------------------------------------------------
 
@@ -440,66 +434,9 @@ class Trainer:
             block.losses.train()
 
 
-def describe_blocks_trained(experiment: Experiment) -> list[dict[str, Any]]:
-    """A row for each block: its stages, what it puts out, who judges it and how many parameters that trains."""
-    rows = []
-    for block in experiment.blocks:
-        output = block.spec.output
-        trained = _is_trained(block, experiment.recipe.train)
-        parameters = block.monitor_parameters() if trained else []
-        parameters += block.trained_parameters() if trained and block.is_trained else []
-        rows.append(
-            {
-                "block": block.index,
-                "stages": ", ".join(map(str, block.spec.stages)),
-                "output": " x ".join(map(str, (output.channels, *output.grid))),
-                "hop": ", ".join(str(axis.hop) for axis in output.axes),
-                "losses": ", ".join(block.losses) if trained else "not trained",
-                "parameters": sum(parameter.numel() for parameter in parameters),
-            }
-        )
-    return rows
-
-
-def _running_blocks(blocks: Sequence[Block]) -> list[Block]:
-    """The blocks up to the last one that any loss looks at."""
-    last = max(block.index for block in blocks if len(block.losses))
-    return list(blocks[: last + 1])
-
-
-def _is_trained(block: Block, options: TrainOptions) -> bool:
-    return len(block.losses) > 0 and options.block in (None, block.index)
-
-
 def _stepper_names(block: Block) -> tuple[str, str]:
     return f"block{block.index}", f"block{block.index}/monitors"
 
 
 def _named(phase: str, block: Block, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{phase}/block{block.index}/{name}": value for name, value in values.items()}
-
-
-@contextlib.contextmanager
-def _understanding(run: Run) -> Iterator[None]:
-    """A checkpoint that is whole may still hold something else than is looked for."""
-    try:
-        yield
-    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError, OverflowError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(
-            f"{run.last} is not what this recipe makes: {reason}", "was it copied from another run?"
-        ) from error
-
-
-def _keep_older(run: Run, step: int, keep: int) -> None:
-    """A second name for this checkpoint, by its step; only the newest `keep` of them stay."""
-    if not keep:
-        return
-    with write_atomically(run.numbered(step)) as temporary:
-        temporary.unlink()
-        try:
-            os.link(run.last, temporary)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(run.last, temporary)
-    for old in sorted(run.checkpoints.glob("step-*.pt"))[:-keep]:
-        old.unlink(missing_ok=True)

@@ -24,6 +24,7 @@ from infomax_cli.core.api import (
 )
 from infomax_cli.core.augment import Steps, make_steps
 from infomax_cli.core.augment_base import kind_of
+from infomax_cli.errors import RecipeError
 from infomax_cli.recipe import ViewOptions
 from infomax_cli.wording import describe_error
 
@@ -73,7 +74,7 @@ class ViewMaker:
             height, width = self.data.grid
             return fit_image(view, (height, width))
         if view.shape != given.shape:
-            raise InfomaxError(
+            raise RecipeError(
                 f"views: the augmentations make {tuple(view.shape)} of {tuple(given.shape)}: only images may change "
                 "their shape"
             )
@@ -155,6 +156,11 @@ class EpochBatches:
             members.setdefault(0 if groups is None else groups[index], []).append(index)
         self.groups = [torch.tensor(group) for group in members.values()]
         self.per_epoch = sum(max(1, len(group) // batch) for group in self.groups)
+
+    @property
+    def smallest(self) -> int:
+        """How many items the smallest batch has."""
+        return min([self.batch, *map(len, self.groups)])
 
     def __len__(self) -> int:
         return self.stop - self.start

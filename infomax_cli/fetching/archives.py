@@ -22,7 +22,7 @@ from typing import IO, Any, Protocol, cast
 
 from infomax_cli.errors import DataError
 from infomax_cli.fetching.digests import new_stamp
-from infomax_cli.fetching.disk import disk_errors
+from infomax_cli.fetching.disk import disk_errors, write_whole
 from infomax_cli.wording import describe_bytes, describe_error
 
 CHUNK = 1 << 20
@@ -147,7 +147,7 @@ class _Room:
                     raise _Refused(f"it holds more than {describe_bytes(self.limits.bytes)}")
                 hashed.update(chunk)
                 with disk_errors(self.folder.parent):
-                    target.write(chunk)
+                    write_whole(target, chunk)
                 self.advance(len(chunk))
         self.taken[path] = (size, hashed.hexdigest())
 

@@ -7,6 +7,7 @@ import errno
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from infomax_cli.errors import DataError
 from infomax_cli.paths import nearest_existing
@@ -30,9 +31,16 @@ def disk_errors(folder: Path, kept: str = "") -> Iterator[None]:
         if error.errno == errno.EFBIG:
             remedy = "choose a folder on another disk with --root"
             raise DiskFull(f"a file in {folder} cannot be that large{kept}", remedy) from error
-        where = error.filename or folder
+        where = error.filename2 or error.filename or folder  # of two it is the place of the second that is taken
         words = (error.strerror or describe_error(error)).lower()
         raise DataError(f"{where}: {words}{kept}", "choose another folder with --root, or mend that") from error
+
+
+def write_whole(file: IO[bytes], data: bytes) -> None:
+    """To a file without a buffer, of which a disk that gets full takes only a part, and says nothing yet."""
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
 
 
 def free_bytes(folder: Path) -> int:

@@ -305,9 +305,10 @@ def _network_errors(timeout: float) -> Iterator[None]:
         if error.code == 416:
             raise _Failed("says that there is no more of the file", strike=True) from error
         wait = error.headers.get("Retry-After", "") if error.headers else ""
+        final = error.code not in _FOR_LATER  # the address may be wrong: it is shown
         raise _Failed(
-            f"answers HTTP {error.code} {error.reason}",
-            final=error.code not in _FOR_LATER,
+            f"answers HTTP {error.code} {error.reason}{f' to {urlsplit(error.url).path}' if final else ''}",
+            final=final,
             wait=float(wait) if wait.isdecimal() else 0.0,
         ) from error
     except (OSError, http.client.HTTPException) as error:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from infomax_cli.errors import UsageError
+from infomax_cli.errors import DataError, UsageError
 from infomax_cli.fetching.archives import TAR, ZIP, unpacked_name
 from infomax_cli.fetching.catalogue import RemoteFile, Subset
 from infomax_cli.fetching.disk import DiskFull, free_bytes
@@ -61,7 +62,8 @@ class Task:
 
 
 def plan(store: Store, subsets: Mapping[str, Subset], options: Options, watch: Watch) -> list[Task]:
-    """Raises `UsageError` where `options.files` are not there, or none of those wanted."""
+    """Raises `UsageError` where `options.files` are not there, or none of those wanted, and `DataError` where something
+    else lies in the place of a folder."""
     names = [a.name for subset in subsets.values() for file in subset.files for a in file.alternatives()]
     for path in options.files:
         if not path.is_file():
@@ -74,6 +76,11 @@ def plan(store: Store, subsets: Mapping[str, Subset], options: Options, watch: W
 
 def _plan_one(store: Store, name: str, subset: Subset, options: Options, watch: Watch) -> Task:
     folder = store.folder(subset)
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise DataError(
+            f"{folder} is in the way: it is no folder, and one of that name is to hold the data",
+            "move it elsewhere, or choose another folder with --root",
+        )
     condition = _examine(folder, subset, options, watch)
     damaged = condition.state == "damaged"
     if condition.state in ("absent", "incomplete") or (condition.state == "unmarked" and options.verify):

@@ -128,7 +128,7 @@ def test_a_sweep_moves_one_dimension_from_below_its_mean_to_above(subject: Subje
     assert values[2] == pytest.approx(float(decoder.mean[2]), rel=1e-4)
     assert len(sounds) == 5
     assert not torch.equal(sounds[0], sounds[-1])
-    with pytest.raises(UsageError, match="depth 4 has dimensions 0 to 5"):
+    with pytest.raises(UsageError, match="depth 4 has no such dimension"):
         decoding.traverse(4, decoding.item("0"), 6, 5)
 
 

@@ -17,6 +17,7 @@ from infomax_cli.core.dependency import (
     donsker_varadhan,
     shuffled,
 )
+from infomax_cli.core.explanation import describe_dependency
 from infomax_cli.core.rows import Rows
 
 CPU = torch.device("cpu")
@@ -41,6 +42,7 @@ def total_correlation(correlation: Tensor) -> float:
 def test_independent_units_depend_on_nothing() -> None:
     found = measured(torch.eye(4))
     assert abs(found.nats) < 0.01
+    assert not found.saturated
     assert found.units == 4
 
 
@@ -50,6 +52,17 @@ def test_correlated_gaussians_come_near_their_total_correlation(scale: float) ->
     expected = total_correlation(correlation)
     assert expected == pytest.approx(-0.5 * math.log(0.4**2 * 2.2))
     assert measured(correlation, scale).nats == pytest.approx(expected, rel=0.12)
+
+
+def test_more_than_the_rows_can_tell_is_said_to_be_that() -> None:
+    copies = torch.randn(3000, 1, generator=torch.Generator().manual_seed(0)).expand(-1, 6)  # an infinite correlation
+    found = dependency(copies[:2000], copies[2000:2900], copies[2900:2920], SMALL)
+    assert found.ceiling == pytest.approx(math.log(80))
+    assert found.saturated
+    assert found.nats > found.ceiling
+    told = describe_dependency(found)
+    assert "saturated" in told
+    assert "or more" not in told  # nothing is claimed beyond the ceiling
 
 
 def test_dependence_without_correlation_is_found() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,8 +11,11 @@ from scipy import stats
 from sklearn.metrics import mutual_info_score
 
 from infomax_cli.core.decode import DecodeOptions, Decoding
+from infomax_cli.core.dependency import DependencyOptions
 from infomax_cli.core.explain import carrying, contribution, explain, hoyer, information, normal_distance
-from infomax_cli.core.probe import ProbeOptions, probe
+from infomax_cli.core.explanation import Question
+from infomax_cli.core.probe import probe
+from infomax_cli.core.probe_options import ProbeOptions
 from infomax_cli.core.subject import Subject
 from infomax_cli.core.watcher import Nobody
 from infomax_cli.errors import UsageError
@@ -55,6 +59,26 @@ def test_sparsity_runs_from_all_alike_to_a_single_one() -> None:
     assert carrying(torch.ones(2, 10)) == 9
 
 
+def test_different_questions_have_files_of_different_names() -> None:
+    plain = Question(label="vowel", depths=(0, 1), all_depths=True)
+    others = [
+        replace(plain, label="phone"),
+        replace(plain, depths=(1,), all_depths=False),
+        replace(plain, means=True),
+        replace(plain, seed=1),
+        replace(plain, contribution=DecodeOptions()),
+        replace(plain, contribution=DecodeOptions(steps=2)),
+        replace(plain, dependency=DependencyOptions()),
+        replace(plain, dependency=DependencyOptions(batch=16)),
+        replace(plain, contribution=DecodeOptions(), dependency=DependencyOptions()),
+    ]
+    stems = [question.stem for question in (plain, *others)]
+    assert len(set(stems)) == len(stems)
+    assert plain.stem == "vowel"
+    assert replace(plain, label="a/b").stem == "a_b"
+    assert plain.of_depth(1).stem == others[-1].of_depth(1).stem == "vowel-depth1"
+
+
 def test_every_depth_of_a_run_is_explained_and_repeats(subject: Subject) -> None:
     found, again = (explain(subject, "vowel", [1, 5]) for _ in range(2))
     assert [one.to_dict() for one, _ in found] == [one.to_dict() for one, _ in again]
@@ -90,3 +114,5 @@ def test_draws_of_gaussians_stand_beside_the_items_that_are_learnt_from(subject:
     assert drawn.stem != plain.stem
     with pytest.raises(UsageError, match="vowel is aligned"):
         probe(subject, ["vowel"], ProbeOptions(draws=2))
+    with pytest.raises(UsageError, match="--draws 2: there is no Gaussian up to depth 0"):
+        probe(subject, ["speaker"], ProbeOptions(depth=0, draws=2))

@@ -12,7 +12,8 @@ import planted
 import tiny
 from infomax_cli.core.api import UsageError
 from infomax_cli.core.neighbours import Neighbour, Query, Sheet, draw_sheet, find_neighbours
-from infomax_cli.core.probe import ProbeOptions, probe
+from infomax_cli.core.probe import probe
+from infomax_cli.core.probe_options import ProbeOptions
 from infomax_cli.core.rows import Rows
 
 CPU = torch.device("cpu")

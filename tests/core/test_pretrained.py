@@ -136,7 +136,7 @@ def test_an_older_file_asks_the_data_and_says_what_to_do_without_it(
 
 
 def test_what_cannot_be_loaded_is_one_clear_line(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there is no run 'nothing'"):
+    with pytest.raises(UsageError, match="there is no run or recipe 'nothing'"):
         load("nothing", runs=tmp_path)
     with pytest.raises(UsageError, match="depth 9: the encoder has depths 0 to 5"):
         load(run.path, depth=9)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from infomax_cli.core.api import DataError, UsageError
 from infomax_cli.core.blocks import module_of
-from infomax_cli.core.probe import ProbeOptions, parse_labels, probe
+from infomax_cli.core.probe import probe
+from infomax_cli.core.probe_options import ProbeOptions, parse_labels
 from infomax_cli.core.probe_result import ProbeResult, Score, write_result
 from infomax_cli.core.probe_rows import few
 from infomax_cli.core.rows import Rows
@@ -115,7 +116,7 @@ def test_each_split_is_encoded_once_for_all_labels() -> None:
     told = Told()
     probe(subject(), ["pitch", "voice", "sounding"], ProbeOptions(depth=0), watcher=told)
     assert told.left == 0
-    assert told.stages[:3] == ["trained: encoding train", "trained: encoding test", "trained: encoding seen"]
+    assert told.stages[:3] == [f"trained encoder: encoding {split}" for split in ("train", "test", "seen")]
     assert sum("encoding" in stage for stage in told.stages) == 3
 
 

@@ -15,7 +15,8 @@ from infomax_cli.core.api import UsageError
 from infomax_cli.core.baselines import Pixels
 from infomax_cli.core.blocks import module_of
 from infomax_cli.core.features import pool_items
-from infomax_cli.core.probe import ProbeOptions, probe
+from infomax_cli.core.probe import probe
+from infomax_cli.core.probe_options import ProbeOptions
 from infomax_cli.core.probe_result import ProbeResult
 from infomax_cli.core.protocols import PROTOCOLS, AdamProbe, AdamTraining
 from infomax_cli.core.rows import Rows

@@ -11,7 +11,8 @@ from torch import nn
 
 from infomax_cli.core.api import Item, UsageError
 from infomax_cli.core.features import FrozenEncoder, extract
-from infomax_cli.core.probe import ProbeOptions, probe
+from infomax_cli.core.probe import probe
+from infomax_cli.core.probe_options import ProbeOptions
 from infomax_cli.core.protocols import PROTOCOLS, AdamProbe, AdamTraining, find_protocol, fit_adam, fit_sklearn
 from infomax_cli.core.rows import Rows
 from infomax_cli.core.seeds import derive_seed

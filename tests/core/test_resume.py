@@ -263,7 +263,7 @@ make = build.build_encoder
 build.build_encoder = lambda *rest: (os.kill(os.getpid(), signal.SIGINT), make(*rest))[1]
 """
     stopped = start(forked, here, before=before).wait()
-    assert (stopped.code, stopped.out, stopped.err) == (130, "", "")
+    assert (stopped.code, stopped.out, stopped.err) == (130, "", "stopped: by Ctrl-C or SIGTERM\n")
     assert not (here / "runs").exists()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from torch import Tensor
 
@@ -80,6 +81,23 @@ def test_a_recording_shorter_than_the_sound_is_repeated_and_one_of_another_rate_
     slow = DataSpec(1, (8000,), ("time",), 8000, {}, {"train": 1})
     noise = augment.Noise(slow, snr=0, path=tmp_path)(hiss(8000), seeded(0)) - hiss(8000)
     assert int(torch.fft.rfft(noise)[0].abs().argmax()) == 1000
+
+
+def test_noise_that_cannot_be_read_is_named_once_and_other_takes_its_place(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    soundfile.write(tmp_path / "hum.wav", torch.sin(2 * torch.pi * 1000 * torch.arange(RATE) / RATE).numpy(), RATE)
+    (tmp_path / "broken.wav").write_bytes(b"RIFF")
+    (tmp_path / "._hum.wav").write_bytes(b"what macOS leaves")
+    noise = augment.Noise(DATA, snr=0, path=tmp_path)
+    for seed in range(8):
+        added = noise(hiss(8000), seeded(seed)) - hiss(8000)
+        assert int(torch.fft.rfft(added)[0].abs().argmax()) == 500
+    assert len(caplog.records) == 1
+    assert "broken.wav" in caplog.text
+    (tmp_path / "hum.wav").unlink()
+    with pytest.raises(DataError, match=r"none of 100 recordings tried can be read.*broken\.wav"):
+        augment.Noise(DATA, snr=0, path=tmp_path)(hiss(8000), seeded(0))
 
 
 def test_noise_that_is_silent_adds_nothing(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from infomax_cli.core import blocks
 from infomax_cli.core.api import Batch, DataSpec, Item, LabelSpec
 from infomax_cli.core.blocks import Block
 from infomax_cli.core.checkpoint import load_checkpoint, save_checkpoint
-from infomax_cli.core.trainer import Trainer, describe_blocks_trained
+from infomax_cli.core.trained_blocks import describe_blocks_trained
+from infomax_cli.core.trainer import Trainer
 from infomax_cli.errors import CheckpointError, DataError, Diverged, PluginError
 from infomax_cli.runs import new_run
 
@@ -573,3 +574,10 @@ _to = nn.Module.to
 
 def _to_but_for_the_layout(self: nn.Module, *words: Any, memory_format: Any = None, **keys: Any) -> nn.Module:
     return _to(self, *words, **keys)
+
+
+def test_a_batch_of_one_that_is_tried_first_changes_nothing() -> None:
+    changes = ("encoder.norm=batch", "encoder.variational=[1]")
+    tried, plain = (tiny.trainer(f"train.batch={batch}", *changes) for batch in (1, 2))
+    assert tiny.same(tiny.encoder_weights(tried), tiny.encoder_weights(plain))
+    assert any("running" in name for name in tiny.encoder_weights(tried))

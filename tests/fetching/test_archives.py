@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import hashlib
 import io
@@ -14,11 +15,13 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from infomax_cli.errors import DataError
 from infomax_cli.fetching.archives import Limits, Unpacked, unpack
+from infomax_cli.fetching.disk import DiskFull
 from packing import member, tar, zipped
 
 FILES = {
@@ -215,6 +218,24 @@ def test_a_zip_that_lies_about_sizes_is_found_out(place: Path) -> None:
     packed[central + 24 : central + 28] = (10).to_bytes(4, "little")
     with pytest.raises(DataError, match=r"a\.zip is damaged"):
         opened(bytes(packed), "a.zip", place)
+
+
+def test_a_disk_that_takes_only_a_part_makes_no_half_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write without a buffer returns how much it took when the disk gets full; only the next one fails."""
+
+    class Filling(io.FileIO):
+        def write(self, data: Any, /) -> int:
+            if self.tell() == 700:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(bytes(data)[:700])
+
+    (archive := place.parent / "a.tar").write_bytes(tar({"a": b"x" * 900}, ""))
+    open_any = Path.open
+    monkeypatch.setattr(
+        Path, "open", lambda path, *given, **named: Filling(path, "w") if path.name == "a" else open_any(path, *given)
+    )
+    with pytest.raises(DiskFull, match="no space is left in"):
+        unpack(archive, place, PLENTY)
 
 
 # --- damaged ---------------------------------------------------------------------------------------------------------

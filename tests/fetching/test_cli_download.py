@@ -68,6 +68,25 @@ def test_it_is_fetched_once_and_unpacked_whole(infomax: Infomax, toy: str, serve
     assert len(server.asked) == 1
 
 
+def test_an_archive_that_is_here_is_not_fetched(infomax: Infomax, toy: str, server: Server, here: Path) -> None:
+    """Kept by an earlier call, or the user's own, which stays where it is; one that is damaged is refused."""
+    assert infomax("download", "toy", "--keep-archive").code == 0
+    assert leftovers(here / "data") == [NAME]
+    shutil.rmtree(here / "data" / "toy")
+    assert infomax("download", "toy", "--keep-archive").code == 0
+    assert content(here / "data" / "toy") == FILES
+    (here / NAME).write_bytes(ARCHIVE)
+    assert infomax("download", "toy", "--root", "other", "--file", NAME).code == 0
+    assert content(here / "other" / "toy") == FILES
+    assert (here / NAME).read_bytes() == ARCHIVE
+    assert len(server.asked) == 1
+    (here / NAME).write_bytes(ARCHIVE[:-1] + b"x")
+    done = infomax("download", "toy", "--root", "third", "--file", NAME)
+    assert done.code == 1
+    assert done.err.splitlines()[-2] == f"error: --file {NAME}: not the published file, or damaged"
+    assert not (here / "third" / "toy").exists()
+
+
 def test_a_dry_run_asks_nobody_and_writes_nothing(infomax: Infomax, toy: str, server: Server, here: Path) -> None:
     done = infomax("download", "toy", "--dry-run")
     assert done.code == 0, done.err
@@ -76,7 +95,7 @@ def test_a_dry_run_asks_nobody_and_writes_nothing(infomax: Infomax, toy: str, se
     assert not (here / "data").exists()
 
 
-@pytest.mark.parametrize("damage", ["changed", "cut", "removed"])
+@pytest.mark.parametrize("damage", ["changed", "cut", "removed", "marker"])
 def test_verify_finds_what_is_damaged_and_mends_it(
     infomax: Infomax, toy: str, server: Server, here: Path, damage: str
 ) -> None:
@@ -85,7 +104,10 @@ def test_verify_finds_what_is_damaged_and_mends_it(
     assert len(server.asked) == 1
     victim = here / "data" / "toy" / "sounds" / "3.bin"
     original = victim.read_bytes()
-    if damage == "removed":
+    if damage == "marker":
+        marker = here / "data" / "toy" / ".infomax.json"
+        marker.write_bytes(marker.read_bytes()[:20])
+    elif damage == "removed":
         victim.unlink()
     else:
         victim.write_bytes(original[:-1] + (b"" if damage == "cut" else bytes([original[-1] ^ 1])))
@@ -118,6 +140,27 @@ def test_without_room_nothing_is_asked_for(
     done = infomax("download", "toy")
     assert done.code == 1
     assert "are needed in" in done.err
+    assert server.asked == []
+
+
+def test_what_lies_in_the_place_of_a_folder_is_said_before_anything_is_asked_for(
+    infomax: Infomax, toy: str, server: Server, here: Path
+) -> None:
+    (here / "file").touch()
+    (here / "link").symlink_to("nowhere")
+    (here / "data").mkdir()
+    (here / "data" / "toy").touch()
+    for root, code, message in (
+        (here / "file", 2, f"{here / 'file'} is a file, not a folder"),
+        (here / "file" / "below", 2, f"{here / 'file'} is a file, not a folder"),
+        (here / "link", 2, f"{here / 'link'} is a link that leads nowhere, not a folder"),
+        (here / "data", 1, f"{here / 'data' / 'toy'} is in the way"),
+    ):
+        for verb in (["download", "toy"], ["download", "toy", "--dry-run"]):
+            done = infomax(*verb, "--root", str(root))
+            assert done.code == code
+            assert done.err.startswith(f"error: {message}")
+            assert done.err.splitlines()[1].startswith("hint: ")
     assert server.asked == []
 
 
@@ -154,11 +197,14 @@ def test_after_a_kill_it_goes_on_from_what_had_come(
     assert second >= came - 4096
 
 
-def test_ctrl_c_says_what_is_kept(forked: Forked, infomax: Infomax, toy: str, server: Server, here: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_say_what_is_kept(
+    forked: Forked, infomax: Infomax, toy: str, server: Server, here: Path, number: signal.Signals
+) -> None:
     slow(server)
     child = forked("download", "toy", before=toy)
     until_some_came(here / "data")
-    child.signal(signal.SIGINT)
+    child.signal(number)
     done = child.wait()
     assert done.code == 130
     assert "came and are kept in" in done.err
@@ -200,6 +246,28 @@ def test_after_a_kill_while_it_is_unpacked_nothing_is_fetched_again(
     assert len(server.asked) == 1
 
 
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_stopped_while_it_is_unpacked_it_takes_nothing_half_for_whole(
+    infomax: Infomax, forked: Forked, toy: str, server: Server, here: Path, number: str
+) -> None:
+    stop = (
+        "\nimport os, signal\nfrom infomax_cli.fetching import archives\n"
+        "take = archives._Room.take\n"
+        "def counted(self, name, source):\n"
+        f"    os.kill(os.getpid(), signal.{number}) if len(self.taken) == 2 else None\n"
+        "    take(self, name, source)\n"
+        "archives._Room.take = counted\n"
+    )
+    done = forked("download", "toy", before=toy + stop).wait()
+    assert done.code == 130
+    assert "came and are kept in" in done.err
+    assert leftovers(here / "data") == [NAME]
+    assert not (here / "data" / "toy").exists()
+    assert infomax("download", "toy").code == 0
+    assert content(here / "data" / "toy") == FILES
+    assert len(server.asked) == 1
+
+
 def test_two_at_once_are_refused(forked: Forked, infomax: Infomax, toy: str, server: Server, here: Path) -> None:
     slow(server)
     child = forked("download", "toy", before=toy)
@@ -217,6 +285,10 @@ def test_two_at_once_are_refused(forked: Forked, infomax: Infomax, toy: str, ser
         (["toys"], "there is no dataset 'toys' to download"),
         (["toy", "--subset", "some"], "--subset some: toy has no such subset"),
         (["toy", "--mirror", "ftp://x"], "--mirror ftp://x: not an http address"),
+        (["toy", "--mirror", "http://"], "--mirror http://: not an http address"),
+        (["toy", "--mirror", "http://[::1"], "--mirror http://[::1: not an http address"),
+        (["toy", "--mirror", "http://x:y"], "--mirror http://x:y: not an http address"),
+        (["toy", "--mirror", "http://x/\u00f6"], "--mirror http://x/\u00f6: not an http address"),
         (["toy", "--file", "nowhere.tar.gz"], "--file nowhere.tar.gz: there is no such file"),
         ([], "which dataset?"),
     ],

@@ -278,7 +278,7 @@ def test_pauses_double_and_a_server_may_ask_for_longer_ones(
 
 
 def test_what_is_not_there_is_not_asked_for_again(server: Server, path: Path) -> None:
-    with pytest.raises(DataError, match="HTTP 404 Not Found"):
+    with pytest.raises(DataError, match=r"HTTP 404 Not Found to /gone\.bin"):
         get(remote(server, urls=(f"{server.url}/gone.bin",)), path)
     assert len(server.asked) == 1
 

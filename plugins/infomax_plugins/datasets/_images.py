@@ -50,12 +50,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Corpus:
-    """What is there, before any image is read.
+    """What is there, before any image is read. `found_in` is the folder of it all, if it lies in one.
 
     ``splits[name]`` is the name of a source, and which of its images make the split; ``why[name]`` says why it may be
     empty. Without `classes` there is no label.
     """
 
+    found_in: Path | None
     channels: int
     size: int
     classes: tuple[str, ...]
@@ -212,6 +213,10 @@ class ImageDataset(ABC):
             sizes={name: len(places) for name, (_, places) in corpus.splits.items() if len(places)},
         )
 
+    def found_in(self, root: Path) -> Path | None:
+        """See `Dataset`."""
+        return self._corpus(root).found_in
+
     def split(self, root: Path, name: str) -> ImageSplit:
         """See `Dataset.split`. Raises `DataError` where there is no such split, or where it is empty."""
         corpus = self._corpus(root)
@@ -233,11 +238,12 @@ class ImageDataset(ABC):
         )
 
     def published_splits(
-        self, train: Source, test: Source, *, classes: Sequence[str], channels: int, size: int
+        self, folder: Path, train: Source, test: Source, *, classes: Sequence[str], channels: int, size: int
     ) -> Corpus:
-        """A corpus that comes as `train` and `test`: validation is held out from train."""
+        """A corpus in a `folder` that comes as `train` and `test`: validation is held out from train."""
         kept, held = self.set_aside_validation(train.labels)
         return Corpus(
+            folder,
             channels,
             size,
             tuple(classes),

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from infomax_cli.core.api import IMAGE_SUFFIXES, DataError, IndexCache, read_image
+from infomax_cli.core.api import IMAGE_SUFFIXES, Found, IndexCache, find_files, read_image
+from infomax_plugins.datasets._recordings import tell_passed_over
 
 _SETTLED = 2_000_000_000  # nanoseconds after which a folder's time tells of every change in it
 
@@ -22,46 +23,38 @@ _SETTLED = 2_000_000_000  # nanoseconds after which a folder's time tells of eve
 def list_pictures(top: Path) -> dict[str, list[str]]:
     """The names of the image files, sorted, in each folder below `top`, sorted by their paths relative to it.
 
-    "" is `top` itself; folders without images are listed, too. Links are followed, hidden files and folders are not
-    looked at. The list is kept in the cache, until the time of one of the folders changes.
+    "" is `top` itself; folders without images are listed, too. What is passed over (see `find_files`) is told of. The
+    list is kept in the cache, until the time of one of the folders changes.
     """
-    cache = IndexCache("pictures", ["1", str(top)])
-    found = cache.get(lambda: _scan(top))
-    if not _holds(found, top):
+    cache = IndexCache("pictures", ["2", str(top)])
+    kept = cache.get(lambda: _scan(top))
+    if not _holds(kept, top):
         cache.path.unlink(missing_ok=True)
-        found = cache.get(lambda: _scan(top))
-    if found["settled"] is False:
+        kept = cache.get(lambda: _scan(top))
+    if kept["settled"] is False:
         cache.path.unlink(missing_ok=True)
-    return {folder: names for folder, (_, names) in found["folders"].items()}
+    found = Found(kept["looked_at"], kept["passed_over"])
+    tell_passed_over(found, top)
+    return {folder: names for folder, (_, names) in found.looked_at.items()}
 
 
 def _scan(top: Path) -> dict[str, Any]:
-    """By folder its time, and the names in it; `settled` unless one has changed just now, and might again unnoticed."""
-    folders: dict[str, tuple[int, list[str]]] = {}
-    seen: set[tuple[int, int]] = set()
+    """What is found; `settled` unless a folder has changed just now, and might again unnoticed."""
     started = time.time_ns()
-    for where, inner, files in os.walk(top, followlinks=True, onerror=_refuse):
-        status = os.stat(where)  # noqa: PTH116 - beside os.walk
-        if (status.st_dev, status.st_ino) in seen:  # a link to a folder above
-            inner.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        names = [name for name in files if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")]
-        relative = os.path.relpath(where, top)
-        folders["" if relative == "." else relative] = (status.st_mtime_ns, sorted(names))
-    newest = max((stamp for stamp, _ in folders.values()), default=0)
-    return {"settled": newest < started - _SETTLED, "folders": dict(sorted(folders.items()))}
+    found = find_files(top, IMAGE_SUFFIXES)
+    newest = max((stamp for stamp, _ in found.looked_at.values()), default=0)
+    return {
+        "settled": newest < started - _SETTLED,
+        "looked_at": dict(sorted(found.looked_at.items())),
+        "passed_over": found.passed_over,
+    }
 
 
-def _refuse(error: OSError) -> None:
-    raise DataError(f"cannot list {error.filename}: {error.strerror}") from error
-
-
-def _holds(found: Any, top: Path) -> bool:
+def _holds(kept: Any, top: Path) -> bool:
     """Whether no folder has changed since."""
     try:
-        stamps = [(f"{top}/{folder}", stamp) for folder, (stamp, _) in found["folders"].items()]
+        listings = (kept["looked_at"], kept["passed_over"])
+        stamps = [(f"{top}/{folder}", stamp) for listing in listings for folder, (stamp, _) in listing.items()]
         return all(os.stat(path).st_mtime_ns == stamp for path, stamp in stamps)  # noqa: PTH116 - thousands of them
     except (OSError, KeyError, TypeError, ValueError, AttributeError):
         return False

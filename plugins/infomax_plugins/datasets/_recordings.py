@@ -12,7 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
-from infomax_cli.core.api import ArrayCache, DataError, IndexCache, audio_info, order_by_seed
+from infomax_cli.core.api import (
+    ArrayCache,
+    DataError,
+    Found,
+    IndexCache,
+    audio_info,
+    find_files,
+    order_by_seed,
+    paths_of,
+)
 from infomax_plugins.datasets._columns import Ints, Recording
 
 MISSING_HINT = (  # the end of every hint about data that is not there
@@ -32,28 +41,19 @@ class Measured:
 
 
 def walk(folder: Path, suffixes: Collection[str]) -> list[str]:
-    """Paths of all files below `folder` with one of these suffixes (lower case), sorted, relative to it.
-
-    Links are followed, hidden files and folders are not looked at (macOS leaves a "._name.flac" beside a file).
-    """
-    found: list[str] = []
-    seen: set[tuple[int, int]] = set()
-    for where, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
-        status = os.stat(where)  # noqa: PTH116 - beside os.walk
-        if (status.st_dev, status.st_ino) in seen:  # a link to a folder above
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        inner = os.path.relpath(where, folder)
-        for name in files:
-            if os.path.splitext(name)[1].lower() in suffixes and not name.startswith("."):  # noqa: PTH122 - 28,539 files
-                found.append(name if inner == "." else f"{inner}/{name}")
-    return sorted(found)
+    """Paths of all files below `folder` with one of these suffixes (lower case), sorted, relative to it; those that are
+    passed over are told of. See `find_files`."""
+    found = find_files(folder, suffixes)
+    tell_passed_over(found, folder)
+    return paths_of(found.looked_at)
 
 
-def _refuse(error: OSError) -> None:
-    raise DataError(f"cannot list {error.filename}: {error.strerror}") from error
+def tell_passed_over(found: Found, folder: Path) -> None:
+    if paths := paths_of(found.passed_over):
+        _log.warning(
+            "left out of %s are %d that are hidden, or lie in hidden or a system's own folders: %s",
+            folder, len(paths), listed(paths),
+        )  # fmt: skip
 
 
 def measure(recordings: Sequence[Recording], rate: int, where: str) -> Measured:

@@ -43,9 +43,10 @@ _log = logging.getLogger("infomax")
 class Corpus:
     """The recordings of each split; where one is empty, `why` says so. `labels` are the names of whole-item labels.
 
-    `left_out` says what was found and cannot be used, and why.
+    `found_in` is the folder or manifest of it all; `left_out` says what was found and cannot be used, and why.
     """
 
+    found_in: Path
     splits: Mapping[str, Recordings]
     why: Mapping[str, str]
     labels: Sequence[str]
@@ -164,6 +165,10 @@ class SpeechDataset(ABC):
             aligned={label: alignment.values for label, alignment in corpus.aligned.items()},
             max_corrupt=self.max_corrupt,
         )
+
+    def found_in(self, root: Path) -> Path:
+        """See `Dataset`."""
+        return self._corpus(root).found_in
 
     def left_out(self, root: Path) -> Mapping[str, str]:
         """See `Dataset`."""

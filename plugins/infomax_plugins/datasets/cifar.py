@@ -58,7 +58,7 @@ class CIFAR10(ImageDataset):
             raise DataError(f"{folder / self.meta} names {len(names)} classes, and should name {self.count}")
         train = self._source([folder / batch for batch in self.batches], "train")
         test = self._source([folder / self.test_batch], "test")
-        return self.published_splits(train, test, classes=names, channels=3, size=_SIDE)
+        return self.published_splits(folder, train, test, classes=names, channels=3, size=_SIDE)
 
     def _source(self, paths: Sequence[Path], kind: str) -> Source:
         labels = [self._labels(path) for path in paths]

@@ -82,7 +82,7 @@ class DeBoer(SpeechDataset):
         why: dict[str, str] = {}
         self.set_aside_validation(kept, why)
         labels = ["word"] if self.unit == "word" else ["syllable", "vowel"]
-        return Corpus(in_columns(kept), why, labels=labels, left_out=measured.left_out)
+        return Corpus(folder, in_columns(kept), why, labels=labels, left_out=measured.left_out)
 
     def _recordings(self, root: Path, folder: Path, split: str) -> list[Recording]:
         if not folder.is_dir():

@@ -48,6 +48,7 @@ class Digits(ImageDataset):
         learnt, test = hold_out(keys, labels, self.test_fraction, self.split_seed, "test")
         kept, held = self.set_aside_validation(labels[learnt], keys[learnt])
         return Corpus(
+            found_in=None,
             channels=1,
             size=8,
             classes=tuple("0123456789"),

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from infomax_cli.core.api import CATALOGUE, DataError, UsageError
 from infomax_plugins.datasets._alignment import Alignment, fit_alignment, read_alignment
@@ -70,7 +70,7 @@ class Folder(SpeechDataset):
     def __init__(
         self,
         *,
-        path: str,
+        path: Annotated[str, "FOLDER"],
         labels: list[str] | None = None,
         label_from: Literal["none", "parent"] = "none",
         label_name: str = "class",
@@ -133,7 +133,7 @@ class Folder(SpeechDataset):
             _log.warning("%d recordings are left out: %s does not say their split", len(left), where)
         aligned, unaligned = self._read_aligned(splits, root, where)
         left_out = {**dealt.left_out, **unaligned}
-        return Corpus(splits, dealt.why, labels=self.label_names, aligned=aligned, left_out=left_out)
+        return Corpus(where, splits, dealt.why, labels=self.label_names, aligned=aligned, left_out=left_out)
 
     def _recall(self, where: Path) -> Dealt:
         """What is there, from the cache where nothing has changed."""

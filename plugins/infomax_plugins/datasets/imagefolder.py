@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
@@ -72,7 +73,7 @@ class ImageFolder(ImageDataset):
     def __init__(
         self,
         *,
-        path: str,
+        path: Annotated[str, "FOLDER"],
         size: int = 128,
         resize: int | None = None,
         grey: bool = False,
@@ -110,6 +111,7 @@ class ImageFolder(ImageDataset):
         why = {"test": "test_fraction is 0" if self.test_fraction == 0 else "there are too few images"}
         why |= self.why_no_validation()
         return Corpus(
+            found_in=top,
             channels=1 if self.grey else 3,
             size=self.size or 0,
             classes=tuple(classes),

@@ -120,7 +120,7 @@ class LibriSpeech(SpeechDataset):
         splits = self._split(utterances, present, root, why)
         self.set_aside_validation(splits, why)
         aligned = self._read_phones(root, splits)
-        return Corpus(in_columns(splits), why, labels=["speaker"], aligned=aligned, left_out=measured.left_out)
+        return Corpus(root, in_columns(splits), why, labels=["speaker"], aligned=aligned, left_out=measured.left_out)
 
     def _keep(self, utterances: list[Recording], where: str) -> list[Recording]:
         """The utterances of the chosen speakers."""

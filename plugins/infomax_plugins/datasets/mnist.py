@@ -60,7 +60,7 @@ class MNIST(ImageDataset):
         if len(sides) > 1:
             raise DataError(f"the images in {folder} are not square, or of several sizes: {sorted(sides)}")
         return self.published_splits(
-            sources["train"], sources["test"], classes=self.classes, channels=1, size=sides.pop()
+            folder, sources["train"], sources["test"], classes=self.classes, channels=1, size=sides.pop()
         )
 
 

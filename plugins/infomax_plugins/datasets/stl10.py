@@ -65,6 +65,7 @@ class STL10(ImageDataset):
             places = places[len(labelled.labels) :]
         kept, held = self.set_aside_validation(train.labels[places])
         return Corpus(
+            found_in=folder,
             channels=3,
             size=_SIDE,
             classes=_CLASSES,

@@ -44,7 +44,7 @@ class SVHN(ImageDataset):
     def read_corpus(self, root: Path) -> Corpus:
         folder = self.locate(root, ("SVHN", "svhn", ""), ["train_32x32.mat", "test_32x32.mat"])
         train, test = (_source(folder / f"{name}_32x32.mat", name) for name in ("train", "test"))
-        return self.published_splits(train, test, classes=tuple("0123456789"), channels=3, size=_SIDE)
+        return self.published_splits(folder, train, test, classes=tuple("0123456789"), channels=3, size=_SIDE)
 
 
 def _source(path: Path, kind: str) -> Source:

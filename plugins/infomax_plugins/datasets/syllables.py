@@ -109,6 +109,9 @@ class Syllables:
         """Synthesize the corpus, unless it is in the cache. Nothing is put under `root`."""
         self._open()
 
+    def found_in(self, root: Path) -> None:
+        """Nowhere: see `Dataset`."""
+
     def describe(self, root: Path) -> DataSpec:
         """Known from the options; nothing is synthesized."""
         per_item = 1 if self.unit == "word" else 3

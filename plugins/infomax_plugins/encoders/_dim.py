@@ -101,6 +101,9 @@ class DIMEncoder(nn.Module):
         return axes
 
 
+_TOO_SMALL = "take a larger encoder.size, and of images a data.size like it"
+
+
 def _with_widths(name: str, stages: tuple[StageSpec, ...], widths: Sequence[int] | None) -> tuple[StageSpec, ...]:
     if widths is None:
         return stages
@@ -124,7 +127,7 @@ def _build(name: str, specs: Sequence[StageSpec], crops: Crops | None, channels:
     if crops is None:
         return _build_row(name, specs, channels, side)
     if side < crops.side:
-        raise InfomaxError(f"{name}: size is {side}, but it reads crops of {crops.side}", "take larger images")
+        raise InfomaxError(f"{name}: size is {side}, but it reads crops of {crops.side}", _TOO_SMALL)
     unfold = Unfold(crops.side)
     rows = unfold.rows(side)
     trunk = _build_row(name, specs[: crops.stages], channels, crops.side)
@@ -155,7 +158,7 @@ def _build_row(name: str, specs: Sequence[StageSpec], channels: int, side: int) 
         for window in windows:
             after = window.count(after)
             if after < 1:
-                raise InfomaxError(f"{name}: maps of {side}x{side} are too small for a stage", "take larger images")
+                raise InfomaxError(f"{name}: maps of {side}x{side} are too small for a stage", _TOO_SMALL)
         built.append((spec.build(channels, side), windows))
         channels, side = spec.width, after
     return built

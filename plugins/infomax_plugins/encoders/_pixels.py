@@ -59,7 +59,7 @@ class Pixels(nn.Module):
             )
         if x.shape[1] != self.channels:
             raise InfomaxError(
-                f"{self.encoder} was built for images of {self.channels} channels, but these have {x.shape[1]}",
+                f"{self.encoder} was built for images of {_channels(self.channels)}, but these have {x.shape[1]}",
                 f"encoder.channels={x.shape[1]}",
             )
         if x.shape[2:] != (self.size, self.size):
@@ -75,6 +75,10 @@ class Pixels(nn.Module):
     def axes(self) -> tuple[Axis, Axis]:
         """Where the pixels lie: on themselves."""
         return Axis("height"), Axis("width")
+
+
+def _channels(count: int) -> str:
+    return "1 channel" if count == 1 else f"{count} channels"
 
 
 def _listed(values: float | Sequence[float]) -> list[float]:

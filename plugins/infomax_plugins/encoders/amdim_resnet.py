@@ -205,7 +205,7 @@ class GlobalNorm(nn.BatchNorm2d):
         if self.training and len(x) < 2:
             raise InfomaxError(
                 "amdim_resnet normalises its last map over the images of a batch, but this batch has one",
-                "take larger batches",
+                "take a train.batch of at least 2",
             )
         return super().forward(x)
 

@@ -180,7 +180,10 @@ def _check_patches(size: int, patch: int, stride: int) -> None:
     if stride < 1:
         raise InfomaxError(f"resnet_patches: stride is {stride}, but must be at least 1")
     if not 1 <= patch <= size:
-        raise InfomaxError(f"resnet_patches: patch is {patch}, but must be 1 to {size}, the size of the images")
+        raise InfomaxError(
+            f"resnet_patches: patch is {patch}, but must be 1 to {size}, the size of the images",
+            "take a smaller encoder.patch, or a larger encoder.size and data.size",
+        )
 
 
 def _check_stages(widths: Sequence[int], blocks: Sequence[int]) -> None:

@@ -24,7 +24,9 @@ def check_at_least(loss: str, least: int, **options: float | None) -> None:
 def check_batch(rows: Tensor, loss: str) -> None:
     """Raise `InfomaxError` where a batch has one item, so that there are no negatives."""
     if len(rows) < 2:
-        raise InfomaxError(f"{loss} tells the items of a batch apart, but this batch has one", "take larger batches")
+        raise InfomaxError(
+            f"{loss} tells the items of a batch apart, but this batch has one", "take a train.batch of at least 2"
+        )
 
 
 def contrast_views(locals_: Sequence[Tensor], globals_: Sequence[Tensor], measure: Measure) -> LossOutput:

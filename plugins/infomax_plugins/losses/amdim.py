@@ -93,7 +93,8 @@ class AMDIM(nn.Module):
     def forward(self, views: Sequence[Features], batch: Batch) -> LossOutput:
         if len(views[0].output) < 2:
             raise InfomaxError(
-                "amdim tells an image from the others of its batch, but this batch has one", "take larger batches"
+                "amdim tells an image from the others of its batch, but this batch has one",
+                "take a train.batch of at least 2",
             )
         embedded = [{key: self._embed(view, key) for key in self.networks} for view in views]  # (B, L, D) each
         sources = [self._draw_sources(maps) for maps in embedded]  # (B, D) each

@@ -164,7 +164,7 @@ class InfoNCE(nn.Module):
             if items * len(reached) < 2:
                 raise InfomaxError(
                     f"infonce: sampling never_positive has no other target {step} frames ahead in this batch",
-                    "take larger batches, longer crops or fewer steps",
+                    "take a larger train.batch, a longer data.crop or fewer loss.steps",
                 )
             negatives = _negatives.from_other_targets(items, frames, reached, self.negatives)
             candidates.append(F.pad(_with_targets(negatives, frames, reached), (0, 0, skipped, 0)))
@@ -176,7 +176,7 @@ class InfoNCE(nn.Module):
         if items < 2:
             raise InfomaxError(
                 "infonce: sampling same_time compares the items of a batch, but this batch has one",
-                "take larger batches",
+                "take a train.batch of at least 2",
             )
         window = target[..., reach.start : reach.stop]
         predictions = self.predictors((window if context is None else context).transpose(1, 2))  # (B, L, K C)

@@ -102,7 +102,7 @@ class PatchInfoNCE(nn.Module):
         if self.sampling == "never_positive" and lines * len(places) < 2:
             raise InfomaxError(
                 f"patch_infonce: {ahead} patches ahead there is one target in this batch, and so no negative",
-                "take larger batches or fewer steps",
+                "take a larger train.batch or fewer loss.steps",
             )
         draw = _negatives.from_targets if self.sampling == "published" else _negatives.from_other_targets
         negatives = draw(lines, length, places, self.negatives)

@@ -106,6 +106,25 @@ def test_chunks_of_a_file(root: Path) -> None:
     torch.testing.assert_close(torch.cat([split[i, None].input for i in range(3)], -1), whole[:, : 3 * CROP])
 
 
+@pytest.mark.parametrize("ancestors", [".cache/corpus", "test", "__MACOSX/.x"])
+def test_what_is_left_out_depends_on_names_below_the_folder_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, ancestors: str
+) -> None:
+    top = tmp_path / ancestors
+    for name in ("a.wav", "test/b.wav", "deep/er/c.WAV"):
+        write(top / name)
+    assert sum(folder(top).describe(tmp_path).sizes.values()) == 3
+    assert "left out" not in caplog.text
+    hidden = (".hidden.wav", ".Trash/d.wav", "__MACOSX/e.wav", "test/.git/f/g.wav")
+    for name in (*hidden, "._a.wav", "__MACOSX/._b.wav", ".Trash/notes.txt"):
+        write(top / name.replace(".txt", ".wav")).rename(top / name)
+    again = folder(top)
+    assert sum(again.describe(tmp_path).sizes.values()) == 3
+    assert f"left out of {top} are 4 that are hidden, or lie in hidden or a system's own" in caplog.text
+    assert all(name in caplog.text for name in hidden)
+    assert "._" not in caplog.text
+
+
 def test_links_that_lead_in_a_circle_are_followed_once(root: Path) -> None:
     write(root / "sounds" / "a.wav")
     (root / "sounds" / "again").symlink_to(root / "sounds")

@@ -251,6 +251,22 @@ def test_links_are_followed_once(root: Path) -> None:
     assert {name: files for name, files in found.items() if files} == {"a": ["1.png"], "b": ["2.png"]}
 
 
+def test_folders_that_are_hidden_or_a_systems_own_are_no_classes(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    top = root / ".cache" / "test"
+    for name in ("a/1.png", "a/2.png", "b/1.png", "b/2.png", "__MACOSX/a/._1.png", ".trash/3.png"):
+        write(top / name)
+    age(top)
+    for _ in range(2):  # scanned, and from the index
+        caplog.clear()
+        assert folder(path=str(top)).describe(root).labels["class"].names == ("a", "b")
+        assert f"left out of {top} are 1 that" in caplog.text
+        assert ".trash/3.png" in caplog.text
+    (top / ".trash" / "3.png").unlink()
+    caplog.clear()
+    assert sum(folder(path=str(top)).describe(root).sizes.values()) == 4
+    assert "left out" not in caplog.text
+
+
 def test_an_index_that_makes_no_sense_is_made_again(root: Path, tmp_path: Path) -> None:
     top = root / "pictures"
     write(top / "a" / "1.png")

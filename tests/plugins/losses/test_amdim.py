@@ -330,7 +330,7 @@ def test_a_batch_of_one_image_is_refused() -> None:
     spec = spec_of()
     with pytest.raises(InfomaxError, match="this batch has one") as caught:
         make_loss(spec)(make_views(spec, items=1), BATCH)
-    assert caught.value.hint == "take larger batches"
+    assert caught.value.hint == "take a train.batch of at least 2"
 
 
 @pytest.mark.parametrize(
