@@ -12,7 +12,7 @@ from infomax_cli import __version__
 from infomax_cli.core.files import write_text
 from infomax_cli.ledger import Entry, Probed, read_entry
 from infomax_cli.runs import Run
-from infomax_cli.wording import count_of
+from infomax_cli.wording import count_of, describe_input
 
 FACTS = "data.json"  # what the data held when training began, as `infomax data --json` tells it
 
@@ -59,7 +59,7 @@ def card_of(entry: Entry, facts: Mapping[str, Any]) -> str:
         "from infomax_cli import load",
         "",
         f'encoder = load("{entry.run.name}")  # this folder',
-        f"features = encoder({'samples, sample_rate' if facts.get('rate', True) else 'images'})",
+        f"features = encoder({_input(facts)}",
         "```",
         "",
         "`infomax embed`, `infomax export`, `infomax probe` and `infomax tsne` take this folder too.",
@@ -88,12 +88,20 @@ def _data(entry: Entry, facts: Mapping[str, Any]) -> Iterator[str]:
     splits = facts.get("splits") or {}
     if not splits:
         return
+    long = any(split.get("seconds") for split in splits.values())  # images are not
     yield ""
-    yield "| split | items | hours |"
-    yield "|---|---:|---:|"
+    yield f"| split | items |{' hours |' if long else ''}"
+    yield f"|---|---:|{'---:|' if long else ''}"
     for name, split in splits.items():
         hours = f"{split['seconds'] / 3600:.2f}" if split.get("seconds") else ""
-        yield f"| {name} | {split.get('items', 0):,} | {hours} |"
+        yield f"| {name} | {split.get('items', 0):,} |{f' {hours} |' if long else ''}"
+
+
+def _input(facts: Mapping[str, Any]) -> str:
+    """What is given to a loaded encoder, and the end of the line."""
+    if facts.get("rate", True):
+        return "samples, sample_rate)"
+    return f"images)  # {describe_input(facts['channels'], facts['grid'], None)}"
 
 
 def _training(entry: Entry) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -49,6 +50,14 @@ def parse_yaml(text: str, source: str) -> Any:
         raise RecipeError(
             f"{source}: not a recipe: {describe_error(error)}", "it may hold words, numbers, lists and mappings"
         ) from error
+
+
+def inline(plain: Any) -> str:
+    """Plain data as it is written within a line: ``null``, ``[1, 3]``, ``{name: kl}``."""
+    text = yaml.dump(
+        plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=True, width=math.inf
+    )
+    return text.removesuffix("...\n").strip()
 
 
 def dump_yaml(plain: Any) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infomax_cli.recipe import Recipe, differences
+from infomax_cli.recipe import SECTIONS, Recipe
 from infomax_cli.runs import Run
 from infomax_cli.wording import count_of
 
@@ -155,23 +155,37 @@ def same_probes(entries: Sequence[Entry]) -> dict[tuple[str, str], dict[int, Pro
     return found
 
 
-def recipe_differences(entries: Sequence[Entry]) -> dict[str, tuple[Any, ...]]:
-    """The dotted keys in which the recipes differ, with each one's value."""
-    keys = dict.fromkeys(
-        key for other in entries[1:] for key in differences(entries[0].recipe, other.recipe) if key != "name"
-    )
-    plain = [entry.recipe.to_dict() for entry in entries]
-    return {key: tuple(at(values, key) for values in plain) for key in keys}
+def recipe_differences(entries: Sequence[Entry]) -> dict[str, dict[int, Any]]:
+    """The dotted keys in which the recipes differ, with the value in each that has one, by its place in `entries`."""
+    found: dict[str, dict[int, Any]] = {}
+    for place, entry in enumerate(entries):
+        for key, value in settings(entry.recipe.to_dict()):
+            found.setdefault(key, {})[place] = value
+    found.pop("name")
+    first = {key: next(iter(values.values())) for key, values in found.items()}
+    return {
+        key: values
+        for key, values in sorted(found.items(), key=lambda found: SECTIONS.index(found[0].partition(".")[0]))
+        if len(values) < len(entries) or any(value != first[key] for value in values.values())
+    }
 
 
-def at(values: Any, key: str) -> Any:
-    """What a dotted key names in a recipe: an item of a list by its number, or without one where it is the only item;
-    None where there is nothing."""
-    for part in key.split("."):
-        if isinstance(values, list):
-            numbered = part.isdecimal() and int(part) < len(values)
-            only = values[0].get(part) if len(values) == 1 and isinstance(values[0], dict) else None
-            values = values[int(part)] if numbered else only
-        else:
-            values = values.get(part) if isinstance(values, dict) else None
-    return values
+def settings(plain: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """What a recipe says, by dotted key: of mappings, and of lists of them, every part."""
+    parts = dict(enumerate(plain)) if isinstance(plain, list) and any(isinstance(p, dict) for p in plain) else plain
+    if not isinstance(parts, dict) or not parts:
+        yield where, plain
+        return
+    for key, value in parts.items():
+        yield from settings(value, f"{where}.{key}" if where else str(key))
+
+
+def every_setting(plain: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """As `settings`, but whole sections and lists too, and of a list of one mapping its parts without a number as well:
+    ``loss``, ``loss.0``, ``loss.0.steps`` and ``loss.steps``."""
+    if where:
+        yield where, plain
+    alone = isinstance(plain, list) and len(plain) == 1 and isinstance(plain[0], dict)
+    for parts in (dict(enumerate(plain)) if isinstance(plain, list) else plain, plain[0] if alone else None):
+        for key, value in parts.items() if isinstance(parts, dict) else ():
+            yield from every_setting(value, f"{where}.{key}" if where else str(key))

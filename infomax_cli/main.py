@@ -142,5 +142,8 @@ _OS_HINTS = {
     errno.EISDIR: "name a file, not a folder",
     errno.EEXIST: "part of that path is a file; choose another folder",
     errno.ENOTDIR: "part of that path is a file; choose another folder",
+    errno.ENOENT: "it does not exist, or nothing can be made there; choose another place",
+    errno.EEXIST: "a file is where a folder should be; choose another place",
+    errno.EISDIR: "a folder is where a file should be; choose another place",
     errno.EROFS: "that disk cannot be written; choose another folder",
 }

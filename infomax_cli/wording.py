@@ -28,6 +28,13 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
+def describe_input(channels: int, grid: Sequence[object], rate: int | None) -> str:
+    """A batch that an encoder takes, as a comment in code tells it: ``(B, 1, T) at 16000 Hz, in [-1, 1]``,
+    ``(B, 3, 32, 32), in [0, 1]``. `rate` is None of images."""
+    shape = ", ".join(map(str, ("B", channels, *grid)))
+    return f"({shape}), in [0, 1]" if rate is None else f"({shape}) at {rate} Hz, in [-1, 1]"
+
+
 def describe_bytes(count: float) -> str:
     """A number of bytes for people, in binary units: ``3.2 GiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):

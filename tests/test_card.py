@@ -6,7 +6,10 @@ from pathlib import Path
 
 import tiny
 from conftest import Infomax
+from infomax_cli.card import card_of
+from infomax_cli.ledger import read_entry
 from infomax_cli.runs import Run
+from made_runs import made_run, probed
 
 
 def test_every_run_has_a_card_and_probes_add_to_it(infomax: Infomax, here: Path) -> None:
@@ -39,3 +42,14 @@ def test_the_card_tells_how_to_make_the_run_again(infomax: Infomax, here: Path) 
     (second,) = set((here / "runs").iterdir()) - {first}
     assert (first / "metrics.jsonl").read_text() == (second / "metrics.jsonl").read_text()
     assert Run(second).recipe().name == Run(first).recipe().name
+
+
+def test_the_card_of_images_has_no_hours_and_tells_what_the_encoder_takes(tmp_path: Path) -> None:
+    run = made_run(tmp_path, "pictured")
+    probed(run, "class", {1: 0.5}, labels_per_class=1, draws=3)
+    card = card_of(
+        read_entry(run), {"channels": 3, "grid": [32, 32], "rate": None, "splits": {"train": {"items": 1797}}}
+    )
+    assert "| split | items |\n|---|---:|\n| train | 1,797 |\n" in card
+    assert "features = encoder(images)  # (B, 3, 32, 32), in [0, 1]\n" in card
+    assert "**class**, linear, 1 label a class, 3 draws an item, on test" in card

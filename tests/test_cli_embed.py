@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import tiny
 import toys
 from conftest import Forked, Infomax
 from infomax_cli import load
+from infomax_cli.core import embedding
 from infomax_cli.core.embed_sources import Names
 from infomax_cli.core.inputs import InputSpec
 from infomax_cli.core.pretrained import PretrainedEncoder
@@ -66,6 +68,7 @@ def test_a_folder_becomes_frames_by_channels_and_an_index(infomax: Infomax, here
         }
         for id, file, samples in (("a.wav", "a.npy", 3200), ("deep/b.flac", "deep/b.npy", 4000))
     ]  # fmt: skip
+    assert done.err.startswith(f"embedding with {run.path}\n")
     assert "wrote features of 2 inputs to out" in done.err
 
 
@@ -236,7 +239,7 @@ def test_corrupt_and_short_files_are_named_and_left_out(infomax: Infomax, here: 
     assert "samples to make one frame, got 20" in left[1]
     assert "wrote features of 1 input to o, 2 left out" in done.err
     done = infomax("embed", "in/bad.flac", "--out", "o")
-    assert (done.code, "none of 1 inputs could be embedded" in done.err) == (1, True)
+    assert (done.code, "none of 1 input could be embedded" in done.err) == (1, True)
 
 
 def test_the_result_as_json(infomax: Infomax, here: Path) -> None:
@@ -288,6 +291,27 @@ def test_ctrl_c_tells_what_is_kept(forked: Forked, here: Path) -> None:
     assert done.code == 130
     assert "features of 1 of 3 inputs are kept in o" in done.err
     assert [line["id"] for line in index(here / "o")] == ["0.wav"]
+
+
+def test_an_output_that_cannot_be_written_tells_what_is_kept(
+    infomax: Infomax, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound(here / "in" / "0.wav", 3200)
+    sound(here / "in" / "1.wav", 3200)
+    (here / "file").touch()
+    done = infomax("embed", "in", "--out", "file")
+    assert (done.code, "cannot write to file: File exists" in done.err) == (1, True)
+    real = embedding.write_arrays
+
+    def write(path: Path, *rest: Any) -> None:
+        if path.name == "1.npy":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, *rest)
+
+    monkeypatch.setattr(embedding, "write_arrays", write)
+    done = infomax("embed", "in", "--out", "o")
+    assert (done.code, "cannot write to o: No space left on device" in done.err) == (1, True)
+    assert "features of 1 of 2 inputs are kept in o" in done.err
 
 
 def test_inputs_of_one_name_do_not_collide(infomax: Infomax, here: Path) -> None:

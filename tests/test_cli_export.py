@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,11 @@ from infomax_cli.core.inputs import InputSpec
 from infomax_cli.errors import InfomaxError
 from infomax_cli.recipe import parse
 from infomax_cli.runs import Run
+from infomax_plugins.encoders._spectrogram import Spectrogram
+from infomax_plugins.encoders.amdim_resnet import AMDIMResNet
+from infomax_plugins.encoders.dim_convnet import DIMConvNet
+from infomax_plugins.encoders.resnet_patches import ResNetPatches
+from infomax_plugins.encoders.speech_conv import SpeechConv
 
 RECIPE = parse({"name": "toy", "data": "tones", "encoder": "toy", "loss": "toy", "train": {"steps": 1}}, "toy.yaml")
 SOUNDS = [(1, 900), (2, 3200), (5, 4999)]  # batches and lengths that were not tried at export
@@ -58,7 +64,7 @@ def test_safetensors_is_what_load_takes(infomax: Infomax, run: Run) -> None:
     assert done.code == 0, done.err
     assert f"wrote {path}" in done.err
     assert "largest difference to the original: 0 (batches of 1 and 3, " in done.err
-    assert f'features = load("{path}")(x)  # x: (B, 1, T) at 16000 Hz, in [-1, 1]' in done.out
+    assert f'features = load("{path}")(x)  # x: float32 (B, 1, T) at 16000 Hz, in [-1, 1]' in done.out
     with torch.no_grad():
         assert torch.equal(load(path)(sound(2, 3200)), load(run.path, depth=3)(sound(2, 3200)))
 
@@ -136,7 +142,37 @@ def test_an_image_encoder_takes_any_batch(here: Path) -> None:
     export(model, "onnx", here / "images.onnx")
     images = torch.rand(7, 3, 16, 16)
     torch.testing.assert_close(onnx(here / "images.onnx")(images), model(images).detach(), atol=1e-5, rtol=0)
-    assert "x: float32 (B, 3, H, W)" in exporting.snippet(model, "onnx", here / "images.onnx")
+    assert "x: float32 (B, 3, 16, 16), in [0, 1]" in exporting.snippet(model, "onnx", here / "images.onnx")
+
+
+SPEECH = InputSpec(1, (5120,), ("time",), 16000)
+IMAGES, LARGER = (InputSpec(3, (side, side), ("height", "width"), None) for side in (16, 32))
+SHIPPED: dict[str, tuple[type[Any], dict[str, Any], InputSpec]] = {
+    "gim and cpc": (SpeechConv, {"channels": 6, "context_channels": 5}, SPEECH),
+    "dim": (DIMConvNet, {"size": 16, "widths": [4, 4, 4, 8], "units": 8}, IMAGES),
+    "dim on crops": (DIMConvNet, {"config": "foldmultialex64x64", "size": 32, "widths": [4] * 7}, LARGER),
+    "amdim on speech": (AMDIMResNet, {"ndf": 4, "n_rkhs": 16, "depth": 1, "spectrogram": Spectrogram()}, SPEECH),
+    "cpc on patches": (
+        ResNetPatches,
+        {"resnet": 34, "size": 16, "patch": 8, "stride": 4, "widths": (4,), "blocks": (1,), "context": "pixelcnn"},
+        IMAGES,
+    ),
+}
+
+
+@pytest.mark.parametrize("form", ["onnx", "torch-export"])
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_encoder_of_ours_is_exported_for_any_batch_and_any_length(
+    here: Path, name: str, form: exporting.Format
+) -> None:
+    kind, options, inputs = SHIPPED[name]
+    model = PretrainedEncoder(kind(**options), RECIPE, inputs)
+    export(model, form, here / "it.pt2")
+    found = onnx(here / "it.pt2") if form == "onnx" else torch.export.load(here / "it.pt2").module()
+    for batch, more in ((2, 777), (5, 1001), (1, 4321)):  # not tried at export; images have one size
+        grid = [inputs.grid[0] + more] if inputs.is_sound else inputs.grid
+        x = 0.1 * torch.randn(batch, inputs.channels, *grid)
+        torch.testing.assert_close(found(x), model(x).detach(), atol=1e-4, rtol=0)
 
 
 # --- what goes wrong -------------------------------------------------------------------------------------------------
@@ -181,6 +217,19 @@ def test_what_is_missing_is_named_with_the_command_that_installs_it(
     assert "hint: pip install 'infomax[onnx]'" in done.err
 
 
+def test_a_full_disk_is_one_clear_line_and_leaves_nothing(
+    infomax: Infomax, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(model: PretrainedEncoder, path: Path) -> exporting.Run:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(exporting, "_write_program", write)
+    done = infomax("export", "--format", "torch-export", "--out", "x/encoder.pt2")
+    assert done.code == 1
+    assert done.err.splitlines()[0] == "error: cannot write x/encoder.pt2: No space left on device"
+    assert not list((here / "x").iterdir())
+
+
 def test_what_makes_no_sense_is_refused(infomax: Infomax, run: Run) -> None:
     for words, told in (
         (["--format", "onx"], "did you mean onnx?"),
@@ -188,6 +237,7 @@ def test_what_makes_no_sense_is_refused(infomax: Infomax, run: Run) -> None:
         (["--depth", "9"], "the encoder has depths 0 to 5\nhint: or --depth last\n"),
         (["--depth", "top"], "hint: use last or a number from 0 on\n"),
         (["--out", str(run.encoder_file)], "is what is to be exported"),
+        (["--out", str(run.path)], f"name a file in it: --out {run.path}/depth5.safetensors"),
     ):
         done = infomax("export", *words)
         assert (done.code, told in done.err) == (2, True), done.err

@@ -3,46 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import tiny
 from conftest import Infomax
+from infomax_cli.core.comparison_plot import draw_comparison
 from infomax_cli.ledger import block_losses, read_entry, read_losses
 from infomax_cli.runs import Run
-
-
-def made_run(folder: Path, name: str, *, seed: int = 0, age: int = 0, recipe: str = "tiny") -> Run:
-    """A run of four logged steps that was never trained: two blocks, whose losses are the seed plus a bit."""
-    run = Run(folder / name)
-    run.path.mkdir(parents=True)
-    text = tiny.RECIPE.replace("train:   {", f"train:   {{seed: {seed}, ")
-    run.recipe_file.write_text(f"name: {recipe}\n{text}")
-    os.utime(run.recipe_file, (1e9 - age, 1e9 - age))
-    lines: list[dict[str, Any]] = [
-        {"step": 2, "train/block0/infonce": 3.0 + seed, "train/block1/infonce": 2.0, "train/block1/infonce/bound": 0.1},
-        {"step": 4, "train/block0/infonce": 1.0 + seed, "train/block1/infonce": 1.5, "train/block1/infonce/bound": 0.3},
-        {"step": 4, "validation/block0/infonce": 1.25 + seed, "validation/block1/infonce": None},
-    ]
-    run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return run
-
-
-def probed(run: Run, label: str, accuracies: Mapping[int, float], **changes: Any) -> None:
-    """What a probe would have written."""
-    scores = [{"source": "trained", "depth": d, "accuracy": a, "deviation": None} for d, a in accuracies.items()]
-    scores += [{"source": "random", "depth": 0, "accuracy": 0.2, "deviation": None}]
-    result = {
-        "label": label, "aligned": True, "classifier": "linear", "protocol": "optimum", "pool": "label grid",
-        "labels_per_class": None, "test_split": "test", "chance": 0.1, "scores": scores, "step": None, **changes,
-    }  # fmt: skip
-    file = run.path / "probes" / f"{label}-{len(list(run.path.glob('probes/*')))}.json"
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(result))
+from made_runs import made_run, probed
 
 
 @pytest.fixture
@@ -79,6 +49,9 @@ def test_runs_come_in_the_order_that_is_asked_for(infomax: Infomax, two: tuple[R
     assert order("--sort", "vowel") == ["other", "one"]
     assert order("train.seed=3") == ["other"]
     assert order("name=tiny", "loss.negatives=4") == ["one"]
+    assert order("name=gr*", "data.name=*[bls]") == ["other"]
+    assert order("loss.0.name=infonce", "train.clip=null") == ["one", "other"]
+    assert order("name=nobody", "--sort", "vowel") == []
     wrong = infomax("runs", "--sort", "vowl")
     assert wrong.code == 2
     assert "vowel" in wrong.err
@@ -95,10 +68,28 @@ def test_a_run_that_cannot_be_read_costs_a_note_only(infomax: Infomax, two: tupl
     assert f"note: {two[0].path.relative_to(Path.cwd())} is left out" in done.err
 
 
+@pytest.mark.parametrize(
+    ("condition", "told", "hint"),
+    [
+        ("nme=tiny", "nme: no run's recipe says anything of it", "did you mean name?"),
+        ("seed=3", "seed: no run's recipe says anything of it", "did you mean train.seed?"),
+        ("name=tin", "none of the 2 runs in runs has name=tin", "did you mean name=tiny?"),
+        ("train.seed=17", "none of the 2 runs in runs has train.seed=17", "there are: 0, 3"),
+        ("train.lr", "train.lr: not a condition", "for example name=gim"),
+    ],
+)
+def test_conditions_that_no_run_meets_say_what_there_is(
+    infomax: Infomax, two: tuple[Run, Run], condition: str, told: str, hint: str
+) -> None:
+    done = infomax("runs", condition, "--sort", "vowel")
+    assert done.code == 2
+    assert [line in shown for line, shown in zip((told, hint), done.err.splitlines(), strict=True)] == [True, True]
+
+
 def test_no_runs_is_one_line_that_says_what_to_do(infomax: Infomax, here: Path) -> None:
     done = infomax("runs", "name=gim")
     assert done.code == 2
-    assert "no run with name=gim" in done.err
+    assert "runs holds no run" in done.err
     assert "infomax train" in done.err
 
 
@@ -119,8 +110,46 @@ def test_runs_are_compared_by_recipe_loss_and_probe(infomax: Infomax, two: tuple
     assert [probe["protocol"] for probe in found["probes"]] == ["linear, on test", "mlp, on test"]
 
 
+def test_what_a_recipe_does_not_say_is_told_from_null(infomax: Infomax, two: tuple[Run, Run]) -> None:
+    text = two[1].recipe_file.read_text().replace("train:   {", "train:   {clip: 1, schedule: {at: [3]}, ")
+    two[1].recipe_file.write_text(text.replace("loss:    {", "loss:    [{name: kl, weight: 0.5}, {"))
+    two[1].recipe_file.write_text(two[1].recipe_file.read_text().replace("negatives: 4}", "negatives: 4}]"))
+    two[0].recipe_file.write_text(two[0].recipe_file.read_text().replace("cut:     each", "cut:     [1, 3]"))
+    done = infomax("compare", "one", "other")
+    assert done.code == 0, done.err
+    table = done.out.partition("\n\n")[0]
+    lines = [" ".join(line.split()) for line in table.splitlines()]
+    assert "cut [1, 3] each" in lines
+    assert "train.clip null 1.0" in lines
+    assert "train.schedule.at - [3]" in lines
+    assert "loss.0.name infonce kl" in lines
+    assert "loss.1.name - infonce" in lines
+    assert not [line for line in lines if "{" in line]
+    found = json.loads(Path("runs/compare.json").read_text())["differences"]
+    assert found["train.clip"] == {"runs/one": None, "runs/other": 1.0}
+    assert found["train.schedule.at"] == {"runs/other": [3]}
+
+
+def test_titles_are_on_one_line_however_narrow_a_table_is(infomax: Infomax, two: tuple[Run, Run]) -> None:
+    assert "vowel: linear, on test, test accuracy in %" in infomax("compare", "one", "other").out.splitlines()
+
+
+def test_a_single_step_and_a_single_depth_are_seen_in_the_picture(two: tuple[Run, Run]) -> None:
+    for run in two:
+        run.metrics.write_text(run.metrics.read_text().split("\n", 1)[1])  # what was logged at step 4 alone
+        probed(run, "speaker", {5: 0.5})
+    figure = draw_comparison([read_entry(run) for run in two], ["one", "other"])
+    losses, speaker, _ = figure.axes
+    shown = {tuple(line.get_xydata()[-1]): line for line in losses.lines if len(line.get_xydata())}
+    assert sorted(shown) == [(4, 1.25), (4, 2.5), (4, 4.25), (4, 5.5)]
+    assert [shown[place].get_marker() for place in sorted(shown)] == ["o", "o", "s", "s"]
+    assert all(float(tick).is_integer() for axes in (losses, speaker) for tick in axes.get_xticks())
+
+
 def test_compare_needs_two_runs_and_a_place_for_its_picture(infomax: Infomax, two: tuple[Run, Run]) -> None:
-    assert infomax("compare", "one", "runs/one").code == 2
+    assert "two runs or more, and these are one" in infomax("compare", "one", "runs/one").err
+    twice = infomax("compare", "one", "other", "one", "--json")
+    assert json.loads(twice.out)["runs"] == ["runs/one", "runs/other"]
     assert "no run or recipe 'three'" in infomax("compare", "one", "three").err
     wrong = infomax("compare", "one", "other", "--out", "picture.pdf")
     assert (wrong.code, "picture.png" in wrong.err) == (2, True)

@@ -224,7 +224,7 @@ REFUSED = [
     (["RECIPE", "views.augment=nois"], 2, "views: there is no augmentation 'nois'", "did you mean noise?"),
     # plugins
     (["RECIPE", "loss.name=infonse"], 2, "there is no loss 'infonse'", "did you mean infonce?"),
-    (["RECIPE", "encoder.name=speech"], 2, "there is no encoder 'speech'", "speech_conv"),
+    (["RECIPE", "encoder.name=speech"], 2, "tiny.yaml with encoder.name=speech: there is no encoder", "_conv"),
     (["RECIPE", "data.name=libri"], 2, "there is no dataset 'libri'", "librispeech"),
     (["RECIPE", "--data", "syllable"], 2, "there is no dataset 'syllable'", "did you mean syllables?"),
     # the cut and the blocks
@@ -259,6 +259,8 @@ REFUSED = [
     (["RECIPE", "--resume"], 2, "runs holds no run of tiny", "infomax train tiny"),
     (["--resume"], 2, "runs holds no run", "train one first"),
     (["none", "--resume"], 2, "there is no run or recipe 'none'", None),
+    (["tiny", "--resume", "lost"], 2, "--resume takes one name, of a run or of a recipe, or none: not tiny and lost",
+     "infomax train lost --resume"),
     (["RECIPE", "--resume", "--splits", "2"], 2, "--resume is the same run: it takes no --splits", "--from RUN"),
     # data
     (["gim"], 1, "there is no LibriSpeech at", "--root"),

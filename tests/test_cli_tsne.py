@@ -14,6 +14,8 @@ import pytest
 import tiny
 from conftest import Infomax
 from infomax_cli.core.checkpoint import load_checkpoint
+from infomax_cli.core.comparison_plot import PALETTE
+from infomax_cli.core.scatter import MARKERS, OTHERS, style_of
 from infomax_cli.errors import RecipeError
 from infomax_cli.runs import Run
 
@@ -53,10 +55,14 @@ def test_one_depth_in_frames_and_speakers_as_items(infomax: Infomax, run: Run) -
     done = infomax("tsne", "--color", "speaker", "--depth", "last", "--limit", "9", "--perplexity", "3")
     assert done.code == 0, done.err
     assert "speaker: 9 items of seen" in done.out
+    assert "note: perplexity 2.67 in place of 3: there are 9 points" in done.err
+    found = json.loads((run.path / "tsne" / "tsne-speaker-depth5.json").read_text())
+    assert (found["perplexity"], found["perplexity_asked"]) == (8 / 3, 3.0)
     assert (run.path / "tsne" / "tsne-speaker-depth5.png").exists()
     done = infomax("tsne", "--color", "vowel", "--depth", "4", "--frames", "--limit", "40", "--method", "pca")
     assert done.code == 0, done.err
     assert "40 frames of test" in done.out
+    assert "perplexity" not in done.err
     assert (run.path / "tsne" / "pca-vowel-frames-depth4.html").exists()
 
 
@@ -90,7 +96,7 @@ def test_training_takes_pictures_when_it_is_asked_to_and_is_not_changed_by_them(
     assert all((before[name] == after[name]).all() for name in before)
     assert plain.metrics.read_text() == pictured.metrics.read_text()
     for wrong in ("color: vowl", "color: vowel, depth: 6"):
-        with pytest.raises(RecipeError, match=r"train\.tsne"):
+        with pytest.raises(RecipeError, match=r"^train\.tsne\.(color vowl|depth 6): "):
             tiny.trainer(f"train.tsne={{every: 2, {wrong}}}")
 
 
@@ -135,6 +141,10 @@ def test_the_page_filters_zooms_and_plays_in_a_browser(infomax: Infomax, run: Ru
 
         wait = WebDriverWait(driver, 20)
         assert ask("infomax.visible().length") == count
+        styles = ask(f"[...Array({len(PALETTE) * len(MARKERS)}).keys()].map(infomax.styleAt)")
+        assert [style["color"] for style in styles] == [style_of(place)[0] for place in range(len(styles))]
+        assert len({(style["color"], style["shape"]) for style in styles}) == len(styles)
+        assert ask(f"infomax.styleAt({len(styles)}).color") == OTHERS[0]
         classes = driver.find_elements(By.CSS_SELECTOR, "#legend button")
         assert len(classes) == 3
         classes[0].click()

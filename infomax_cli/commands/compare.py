@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,6 +13,8 @@ from infomax_cli.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from infomax_cli.ledger import Entry
+
+Justify = Literal["left", "right"]
 
 
 def compare(
@@ -29,16 +31,18 @@ def compare(
 
     infomax compare gim-20260101-120000 cpc-20260101-130000
     """
-    from infomax_cli.console import messages, print_json
-    from infomax_cli.console import results as stdout
+    from infomax_cli.console import messages, print_json, print_table, results
     from infomax_cli.ledger import read_entry
     from infomax_cli.paths import runs_root
     from infomax_cli.runs import find_run
 
     folder = runs or runs_root()
-    found = [find_run(name, folder) for name in names]
-    if len({run.path.resolve() for run in found}) < 2:
-        raise UsageError("compare takes two runs or more", "`infomax runs` lists them")
+    found = list({run.path.resolve(): run for run in (find_run(name, folder) for name in names)}.values())
+    if len(found) < 2:
+        raise UsageError(
+            f"compare takes two runs or more{', and these are one' if len(names) > 1 else ''}",
+            "`infomax runs` lists them",
+        )
     entries = [read_entry(run) for run in found]
     titles = _titles(entries)
     plain = _plain(entries)
@@ -46,8 +50,8 @@ def compare(
         print_json(plain)
     else:
         for table in _tables(entries, titles):
-            stdout().print(table)
-            stdout().print()
+            print_table(table)
+            results().print()
     picture = out or folder / "compare.png"
     _write(entries, titles, plain, picture)
     messages().print(f"wrote {picture} and {picture.with_suffix('.json').name}", soft_wrap=True, markup=False)
@@ -75,22 +79,9 @@ def _write(entries: Sequence[Entry], titles: Sequence[str], plain: Any, picture:
 
 
 def _tables(entries: Sequence[Entry], titles: Sequence[str]) -> list[Any]:
-    from infomax_cli.ledger import block_losses, recipe_differences, same_probes
+    from infomax_cli.ledger import same_probes
 
-    tables = [_table("recipes differ in", "key", titles)]
-    for key, values in recipe_differences(entries).items():
-        tables[0].add_row(key, *("" if value is None else str(value) for value in values))
-    if not tables[0].rows:
-        tables[0].title = "recipes are equal"
-    losses = _table("losses, the last means", "", titles)
-    losses.add_row("steps", *(f"{entry.step:,}" for entry in entries))
-    for stage in ("train", "validation"):
-        by_run = [block_losses(entry.losses, stage) for entry in entries]
-        for block in sorted({block for blocks in by_run for block in blocks}):
-            last = [blocks[block][-1][1] if block in blocks else None for blocks in by_run]
-            losses.add_row(f"{stage}, block {block}", *("" if loss is None else f"{loss:.4f}" for loss in last))
-        losses.add_row(f"{stage}, all", *_numbers([entry.loss(stage) for entry in entries]))
-    tables.append(losses)
+    tables = [_differences(entries, titles), _losses(entries, titles)]
     for (label, protocol), probed in same_probes(entries).items():
         table = _table(f"{label}: {protocol}, test accuracy in %", "depth", titles)
         for depth in sorted({depth for probe in probed.values() for depth in probe.depths}):
@@ -102,14 +93,44 @@ def _tables(entries: Sequence[Entry], titles: Sequence[str]) -> list[Any]:
     return tables
 
 
-def _table(title: str, first: str, titles: Sequence[str]) -> Any:
+def _differences(entries: Sequence[Entry], titles: Sequence[str]) -> Any:
+    """A row for each key in which the recipes differ, its values as they are written in a recipe."""
+    from rich.text import Text
+
+    from infomax_cli.dialect import inline
+    from infomax_cli.ledger import recipe_differences
+
+    found = recipe_differences(entries)
+    if not found:
+        return _table("recipes are equal", "key", titles)
+    table = _table("recipes differ in (-: says nothing of it)", "key", titles, justify="left")
+    for key, values in found.items():
+        table.add_row(key, *(Text(inline(values[place])) if place in values else "-" for place in range(len(titles))))
+    return table
+
+
+def _losses(entries: Sequence[Entry], titles: Sequence[str]) -> Any:
+    from infomax_cli.ledger import block_losses
+
+    table = _table("losses, the last means", "", titles)
+    table.add_row("steps", *(f"{entry.step:,}" for entry in entries))
+    for stage in ("train", "validation"):
+        by_run = [block_losses(entry.losses, stage) for entry in entries]
+        for block in sorted({block for blocks in by_run for block in blocks}):
+            last = [blocks[block][-1][1] if block in blocks else None for blocks in by_run]
+            table.add_row(f"{stage}, block {block}", *_numbers(last))
+        table.add_row(f"{stage}, all", *_numbers([entry.loss(stage) for entry in entries]))
+    return table
+
+
+def _table(title: str, first: str, titles: Sequence[str], justify: Justify = "right") -> Any:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title, box=None, title_justify="left")
+    table = Table(title=title, box=None)
     table.add_column(first)
     for name in titles:
-        table.add_column(escape(name), justify="right", overflow="fold")
+        table.add_column(escape(name), justify=justify, overflow="fold")
     return table
 
 
@@ -131,7 +152,8 @@ def _plain(entries: Sequence[Entry]) -> dict[str, Any]:
     return {
         "runs": paths,
         "differences": {
-            key: dict(zip(paths, values, strict=True)) for key, values in recipe_differences(entries).items()
+            key: {paths[place]: value for place, value in values.items()}
+            for key, values in recipe_differences(entries).items()
         },
         "losses": {
             path: {"step": entry.step, **{stage: entry.loss(stage) for stage in ("train", "validation")}}

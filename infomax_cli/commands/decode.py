@@ -258,7 +258,7 @@ def _table(judged: Sequence[Judged], decoding: Decoding) -> Any:
 
     medium = decoding.medium
     table = Table(
-        title="reconstructions of test items", box=None, title_justify="left", caption_justify="left",
+        title="reconstructions of test items", box=None,
         caption=f"means over {judged[0].items} crops; loss {decoding.loss_name}",
     )  # fmt: skip
     columns = [measure.title for measure in medium.measures.values()]

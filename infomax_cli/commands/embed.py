@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from infomax_cli.commands.asking import depths_of
-from infomax_cli.errors import DataError, Interrupted, UsageError
-from infomax_cli.wording import suggest
+from infomax_cli.errors import CheckpointError, DataError, Interrupted, UsageError
+from infomax_cli.wording import count_of, suggest
 
 if TYPE_CHECKING:
     from infomax_cli.core.embed_sources import Source
@@ -55,6 +55,7 @@ def embed(
 
     Sound may be of any length. Stopped and called again, it goes on where it was.
     """
+    from infomax_cli.console import messages
     from infomax_cli.core.embedding import Embedding, EmbedOptions
     from infomax_cli.core.feature_files import FORMATS, check_format
     from infomax_cli.core.pretrained import load_file
@@ -72,7 +73,9 @@ def embed(
     options = EmbedOptions(
         tuple(depths), _one_of("--pool", pool, ("none", "mean")), chosen, _one_of("--dtype", dtype, ("fp32", "fp16"))
     )
-    where = out or _folder(file, f"{data}-{split}" if data else split, depths, len(model.depths), pool)
+    in_run = (file.parent / "recipe.yaml").is_file()
+    messages().print(f"embedding with {file.parent if in_run else file}", soft_wrap=True, markup=False)
+    where = out or _folder(file, f"{data}-{split}" if data else split, depths, len(model.depths), pool, in_run=in_run)
     sources = _of_files(model, given) if split is None else _of_split(model, split, data, changes, root)
     embedding = Embedding(model, options, where)
     _report(_run(embedding, sources), embedding, as_json=as_json)
@@ -115,11 +118,10 @@ def _find_encoder(name: str | None, folder: Path) -> Path:
         raise UsageError(f"there is no run, recipe, file or folder {name!r}", error.hint) from error
 
 
-def _folder(file: Path, split: str | None, depths: Sequence[int], count: int, pool: str) -> Path:
+def _folder(file: Path, split: str | None, depths: Sequence[int], count: int, pool: str, *, in_run: bool) -> Path:
     """In the run, named by what it holds; beside an encoder that is no run's, in the working folder."""
     which = "all" if len(depths) == count > 1 else f"depth{depths[0]}"
     name = "-".join([split or "files", which, *(["mean"] if pool == "mean" else [])])
-    in_run = (file.parent / "recipe.yaml").is_file()
     return (file.parent / "embed" if in_run else Path(f"{file.stem}-embed")) / name
 
 
@@ -163,11 +165,18 @@ def _run(embedding: Embedding, sources: Sequence[Source]) -> Embedded:
         with StageDisplay(messages()) as display:
             return embedding.run(sources, display)
     except KeyboardInterrupt as stop:
-        done = embedding.result.made + embedding.result.kept
-        raise Interrupted(
-            f"features of {done} of {len(sources)} inputs are kept in {embedding.out}",
-            "the same command goes on with the rest",
-        ) from stop
+        raise Interrupted(_kept(embedding, sources), "the same command goes on with the rest") from stop
+    except OSError as error:  # inputs that cannot be read are left out: it is the output
+        hint = "make room, or choose another folder with --out"
+        raise CheckpointError(
+            f"cannot write to {embedding.out}: {error.strerror or error}",
+            f"{hint}; {_kept(embedding, sources)}" if embedding.result.made else hint,
+        ) from error
+
+
+def _kept(embedding: Embedding, sources: Sequence[Source]) -> str:
+    done = embedding.result.made + embedding.result.kept
+    return f"features of {done} of {len(sources)} inputs are kept in {embedding.out}"
 
 
 def _report(result: Embedded, embedding: Embedding, *, as_json: bool) -> None:
@@ -183,8 +192,8 @@ def _report(result: Embedded, embedding: Embedding, *, as_json: bool) -> None:
         failed = [{"source": place, "error": why} for place, why in result.failed]
         print_json({"out": str(embedding.out), "made": result.made, "kept": result.kept, "failed": failed})
     if not result.made + result.kept:
-        raise DataError(f"none of {len(result.failed)} inputs could be embedded")
-    inputs = "1 input" if result.made == 1 else f"{result.made} inputs"
+        raise DataError(f"none of {count_of(len(result.failed), 'input')} could be embedded")
+    inputs = count_of(result.made, "input")
     before = f", those of {result.kept} were there already" if result.kept else ""
     left = f", {len(result.failed)} left out" if result.failed else ""
     console.print(f"wrote features of {inputs} to {embedding.out}{before}{left}", soft_wrap=True, markup=False)

@@ -131,8 +131,7 @@ def _report(run: Run, answer: Explanation, *, as_json: bool) -> None:
     if as_json:
         print_json(answer.to_dict())
     else:
-        title = f"what dimensions tell about {answer.question.label}, on test"
-        table = Table(title=title, box=None, title_justify="left")
+        table = Table(title=f"what dimensions tell about {answer.question.label}, on test", box=None)
         for name in HEADER:
             table.add_column(name, justify="right")
         for row in answer.rows():

@@ -29,7 +29,7 @@ def export(
     \b
     infomax export RUN                             weights and recipe, for `infomax_cli.load`
     infomax export RUN --format onnx --depth 4     for onnxruntime, any batch and any length
-    infomax export RUN --format torch-export       for torch alone
+    infomax export RUN --format torch-export       for torch alone; sound of two frames or more
 
     Before the file gets its name it is read back and compared with the original.
     """
@@ -44,7 +44,10 @@ def export(
     if depth == "all":
         raise UsageError("--depth all: a file gives out one depth", "export one after the other: --depth 0")
     model.depth = depth_of(depth, len(model.depths))
-    path = out or _place(file, f"depth{model.depth}.{exporting.SUFFIXES[form]}")
+    name = f"depth{model.depth}.{exporting.SUFFIXES[form]}"
+    path = out or _place(file, name)
+    if path.is_dir():
+        raise UsageError(f"--out {path} is a folder", f"name a file in it: --out {path / name}")
     if path.exists() and path.samefile(file):
         raise UsageError(f"--out {path} is what is to be exported", "choose another file")
     made = exporting.export(model, form, path)

@@ -196,7 +196,7 @@ def _report_curves(run: Run, results: dict[str, tuple[ProbeResult, ...]], *, as_
                 f"in %, ± over {max(result.repeats for result in found)} draws; chance {100 * found[0].chance:.1f}; "
                 f"chosen: {_chosen(found)}"
             )
-            table = Table(title=title, caption=caption, box=None, title_justify="left", caption_justify="left")
+            table = Table(title=title, caption=caption, box=None)
             table.add_column("depth")
             for result in found:
                 table.add_column(
@@ -221,7 +221,7 @@ def _table(result: ProbeResult) -> Table:
     rows = "; rows learnt from {:,}, tested {:,}".format(*next(iter(sizes))) if len(sizes) == 1 else ""
     after = "" if result.trained_steps is None else f"encoder after step {result.trained_steps:,}; "
     caption = f"{after}accuracy in %; chance (the commonest class) {100 * result.chance:.1f}{rows}"
-    table = Table(title=title, caption=caption, box=None, title_justify="left", caption_justify="left")
+    table = Table(title=title, caption=caption, box=None)
     untrained = {score.depth: score for score in result.of("random")}
     grids = any(score.grid for score in result.scores)
     columns = ["depth", *(["grid"] if grids else []), "hop", "dims", "test", *(["untrained"] if untrained else [])]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,7 +29,8 @@ def list_runs(
     where: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="KEY=VALUE", help="Only runs whose recipe says so: name=gim, data.name=librispeech, train.seed=1."
+            metavar="KEY=VALUE",
+            help="Only runs whose recipe says so: name=gim, name=gim*, data.name=syllables, train.seed=1.",
         ),
     ] = None,
     sort: Annotated[
@@ -44,46 +47,103 @@ def list_runs(
     from infomax_cli.paths import runs_root
 
     folder = runs or runs_root()
-    entries, unreadable = _read(folder, where or [])
-    entries = _sorted(entries, sort)
+    conditions = [_condition(text) for text in where or ()]
+    entries, unreadable = _read(folder)
     for path, reason in unreadable:
         messages().print(f"note: {path} is left out: {reason}", soft_wrap=True, markup=False)
+    found = _that_meet(conditions, _sorted(entries, sort) if entries else [])
     if as_json:
-        print_json([_plain(entry) for entry in entries])
+        print_json([_plain(entry) for entry in found])
+    elif found:
+        print_table(_table(found))
     elif entries:
-        print_table(_table(entries))
+        raise _none_meets(conditions, entries, folder)
     else:
-        which = " ".join(where) if where else ""
-        raise UsageError(
-            f"{folder} holds no run{f' with {which}' if which else ''}", "train one first: infomax train gim-syllables"
-        )
+        raise UsageError(f"{folder} holds no run", "train one first: infomax train gim-syllables")
 
 
-def _read(folder: Path, where: Sequence[str]) -> tuple[list[Entry], list[tuple[Path, str]]]:
-    """The runs that are asked for, and those that cannot be read, with the reason."""
-    from infomax_cli.ledger import at, read_entry
+def _read(folder: Path) -> tuple[list[Entry], list[tuple[Path, str]]]:
+    """The runs, and those that cannot be read, with the reason."""
+    from infomax_cli.ledger import read_entry
     from infomax_cli.runs import all_runs
 
-    wanted = [_condition(text) for text in where]
     found, unreadable = [], []
     for run in all_runs(folder):
         try:
-            entry = read_entry(run)
+            found.append(read_entry(run))
         except (RecipeError, OSError) as error:
             unreadable.append((run.path, str(error)))
-            continue
-        if all(at(entry.recipe.to_dict(), key) == value for key, value in wanted):
-            found.append(entry)
     return found, unreadable
 
 
-def _condition(text: str) -> tuple[str, Any]:
-    from infomax_cli.dialect import parse_yaml
+# --- which ones ------------------------------------------------------------------------------------------------------
 
+
+@dataclass(frozen=True)
+class _Condition:
+    """``KEY=VALUE`` of a recipe. A word may be a pattern: ``name=gim*``."""
+
+    key: str
+    text: str
+
+    @property
+    def value(self) -> Any:
+        from infomax_cli.dialect import parse_yaml
+
+        try:
+            return parse_yaml(self.text, self.key)
+        except RecipeError:  # a pattern may be no YAML
+            return self.text
+
+    def meets(self, settings: Mapping[str, Any]) -> bool:
+        if self.key not in settings:
+            return False
+        found = settings[self.key]
+        return bool(found == self.value) or (isinstance(found, str) and fnmatchcase(found, self.text))
+
+
+def _condition(text: str) -> _Condition:
     key, sign, value = text.partition("=")
     if not sign or not key.strip():
         raise UsageError(f"{text}: not a condition", "for example name=gim or train.seed=0")
-    return key.strip(), parse_yaml(value, text)
+    return _Condition(key.strip(), value)
+
+
+def _that_meet(conditions: Sequence[_Condition], entries: Sequence[Entry]) -> list[Entry]:
+    """Raises `UsageError` where no run's recipe has the key of a condition."""
+    settings = [_settings(entry) for entry in entries]
+    known = list(dict.fromkeys(key for own in settings for key in own))
+    for condition in conditions if entries else ():
+        if condition.key not in known:
+            longer = [key for key in known if key.endswith(f".{condition.key}")]
+            hint = f"did you mean {longer[0]}?" if longer else suggest(condition.key, known)
+            raise UsageError(f"{condition.key}: no run's recipe says anything of it", hint)
+    return [
+        entry
+        for entry, own in zip(entries, settings, strict=True)
+        if all(condition.meets(own) for condition in conditions)
+    ]
+
+
+def _none_meets(conditions: Sequence[_Condition], entries: Sequence[Entry], folder: Path) -> UsageError:
+    """Says what the first condition that no run meets by itself might have been."""
+    from infomax_cli.dialect import inline
+
+    settings = [_settings(entry) for entry in entries]
+    which = " ".join(f"{condition.key}={condition.text}" for condition in conditions)
+    alone = [c for c in conditions if not any(c.meets(own) for own in settings)]
+    hint = "each is met by some run, but never all by one"
+    if alone:
+        key = alone[0].key
+        values = sorted({inline(own[key]) for own in settings if key in own})
+        hint = suggest(alone[0].text, values, f"{key}=") or ""
+    return UsageError(f"none of the {len(entries)} runs in {folder} has {which}", hint)
+
+
+def _settings(entry: Entry) -> dict[str, Any]:
+    from infomax_cli.ledger import every_setting
+
+    return dict(every_setting(entry.recipe.to_dict()))
 
 
 def _sorted(entries: list[Entry], by: str) -> list[Entry]:
@@ -113,7 +173,7 @@ def _table(entries: Sequence[Entry]) -> Any:
     labels = labels_of(entries)
     caption = "loss: all blocks together, the last mean"
     caption += "; a label: best accuracy in %, @ its depth" if labels else ""
-    table = Table(box=None, caption=caption, caption_justify="left")
+    table = Table(box=None, caption=caption)
     for column in ("run", "recipe", "data", "began", "step", "train loss", "validation", *labels):
         table.add_column(column, justify="left" if column in ("run", "recipe", "data", "began") else "right")
     for entry in entries:

@@ -62,19 +62,16 @@ def train(
     from infomax_cli.runs import find_run
 
     folder = runs or runs_root()
-    changes = overrides or []
-    if resume and name is not None and "=" in name:
-        changes = [name, *changes]
-        name = None
     given = {"train.amp": amp, "train.block": train_block, "data.root": None if root is None else str(root.resolve())}
-    changes = changes + [_override(key, value) for key, value in given.items() if value is not None]
+    changes = [*(overrides or []), *(_override(key, value) for key, value in given.items() if value is not None)]
     if resume:
         if splits or data or source:
             raise UsageError(
                 "--resume is the same run: it takes no --splits, --data or --from", "start anew with --from RUN"
             )
-        run = find_run(name, folder)
-        recipe = _resumed(run, changes)
+        words = changes if name is None else [name, *changes]
+        run = find_run(_only_name(words), folder)
+        recipe = _resumed(run, [word for word in words if "=" in word])
         _execute(recipe, run, device=device, folder=folder, dry_run=dry_run, as_json=as_json)
         return
     if name is None:
@@ -147,6 +144,17 @@ def _replace_data(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
     keeping = ", ".join(f"{key}={replaced['data'][key]}" for key in kept) or "nothing"
     _say(f"data: {name}, keeping of the recipe's: {keeping}")
     return replaced
+
+
+def _only_name(words: list[str]) -> str | None:
+    """What is to be resumed: the one of the user's words that is no change; None where there is no such word."""
+    names = [word for word in words if "=" not in word]
+    if len(names) > 1:
+        raise UsageError(
+            f"--resume takes one name, of a run or of a recipe, or none: not {' and '.join(names)}",
+            f"infomax train {names[-1]} --resume",
+        )
+    return names[0] if names else None
 
 
 def _resumed(run: Run, changes: list[str]) -> Recipe:

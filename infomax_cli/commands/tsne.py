@@ -70,17 +70,24 @@ def tsne(
     found, changes = find_run_and_changes(run, changes, runs)
     subject = load_subject(found, choose_device(device), root, step, changes)
     depths = depths_of(depth, len(subject.encoder.stages))
-    messages().print(f"looking at {found.path}", soft_wrap=True, markup=False)
+    _say(f"looking at {found.path}")
     with StageDisplay(messages()) as display:
         seen = look(subject, depths, options, display, baseline=baseline is not None)
+    if seen.perplexity is not None and seen.perplexity < perplexity:
+        points = len(seen.cloud.points)
+        _say(f"note: perplexity {seen.perplexity:.3g} in place of {perplexity:g}: there are {points} points")
     _report(found.name, seen, as_json=as_json)
     files = write_seen(found, subject, seen)
-    messages().print(
+    _say(
         f"wrote {files[0]} and {', '.join(file.name for file in files[1:])}; "
-        f"tensorboard --logdir {found.path} has a projector",
-        soft_wrap=True,
-        markup=False,
+        f"tensorboard --logdir {found.path} has a projector"
     )
+
+
+def _say(message: str) -> None:
+    from infomax_cli.console import messages
+
+    messages().print(message, soft_wrap=True, markup=False)
 
 
 def _one_of(option: str, word: str, known: tuple[str, ...]) -> Any:
@@ -99,7 +106,7 @@ def _report(name: str, seen: Seen, *, as_json: bool) -> None:
         return
     count, unit = len(seen.cloud.points), seen.cloud.unit
     title = f"{seen.cloud.label}: {count:,} {unit}s of {seen.options.split}"
-    table = Table(title=title, caption=_LEGEND, box=None, title_justify="left", caption_justify="left")
+    table = Table(title=title, caption=_LEGEND, box=None)
     beside = seen.apart[0].untrained_silhouette is not None
     columns = ["depth", "dims", "silhouette", *(["untrained"] if beside else []), "in the plane", "purity"]
     for column in [*columns, *(["untrained"] if beside else [])]:

@@ -23,7 +23,7 @@ from infomax_cli.core.api import BlockSpec, Dataset, DataSpec, DoesNotFit, Encod
 from infomax_cli.core.augment import resolve_views
 from infomax_cli.core.blocks import Block, check_ownership, cut_for_splits, describe_blocks, partition
 from infomax_cli.core.views import ViewMaker
-from infomax_cli.errors import DataError, InfomaxError, RecipeError, blaming_settings
+from infomax_cli.errors import DataError, InfomaxError, RecipeError, UsageError, blaming_settings
 from infomax_cli.overrides import apply_overrides
 from infomax_cli.paths import data_root
 from infomax_cli.recipe import LossEntry, PluginSection, Recipe
@@ -64,7 +64,11 @@ def resolve(recipe: Recipe) -> Recipe:
 
 
 def _bound(kind: registry.Kind, section: PluginSection, where: str, source: str) -> PluginSection:
-    return PluginSection(section.name, bind(registry.load(kind, section.name), section.options, where, source))
+    try:
+        factory = registry.load(kind, section.name)
+    except UsageError as error:  # whose recipe asks for it: that of an old run may name what is no longer installed
+        raise UsageError(f"{source}: {error.message}", error.hint) from error
+    return PluginSection(section.name, bind(factory, section.options, where, source))
 
 
 def replace_data(raw: Mapping[str, Any], name: str) -> tuple[dict[str, Any], list[str]]:

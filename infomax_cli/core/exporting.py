@@ -7,6 +7,7 @@ written is read back and compared with the original before it gets its name.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import warnings
@@ -22,9 +23,9 @@ from infomax_cli.core.blocks import encode
 from infomax_cli.core.export_rnn import name_as_torch_does, onnx_translations, traceable
 from infomax_cli.core.files import write_atomically
 from infomax_cli.core.pretrained import PretrainedEncoder, load_file
-from infomax_cli.errors import InfomaxError
+from infomax_cli.errors import CheckpointError, InfomaxError
 from infomax_cli.recipe import SamplingOptions
-from infomax_cli.wording import describe_error
+from infomax_cli.wording import describe_error, describe_input
 
 Format = Literal["safetensors", "onnx", "torch-export"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -60,13 +61,18 @@ def export(model: PretrainedEncoder, form: Format, path: Path) -> Exported:
     """Write the encoder, with the depth that `model` has, as a file at `path`; whole, or not at all.
 
     Raises `InfomaxError` where something that the format needs is not installed, where the encoder cannot be exported
-    so, or where the file does not compute what the encoder does.
+    so, or where the file does not compute what the encoder does, or cannot be written.
     """
     model = model.cpu().eval()
     write = {"safetensors": _write_safetensors, "onnx": _write_onnx, "torch-export": _write_program}[form]
-    with write_atomically(path) as temporary:
-        run = write(model, temporary)
-        difference, shapes = _compare(model, run, form)
+    try:
+        with write_atomically(path) as temporary:
+            run = write(model, temporary)
+            difference, shapes = _compare(model, run, form)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write {path}: {error.strerror or error}", "make room there, or choose another file with --out"
+        ) from error
     return Exported(path, difference, shapes)
 
 
@@ -84,18 +90,15 @@ def metadata(model: PretrainedEncoder) -> dict[str, str]:
 
 def snippet(model: PretrainedEncoder, form: Format, path: Path) -> str:
     """How to use the file, in Python."""
-    rate = "" if model.sample_rate is None else f" at {model.sample_rate} Hz, in [-1, 1]"
-    shape = f"(B, {model.inputs.channels}, {'T' if model.inputs.is_sound else 'H, W'})"
+    grid = ["T"] if 2 in _dynamic(model) else model.inputs.grid
+    x = f"x: float32 {describe_input(model.inputs.channels, grid, model.sample_rate)}"
     if form == "safetensors":
-        return f'from infomax_cli import load\nfeatures = load("{path}")(x)  # x: {shape}{rate}'
+        return f'from infomax_cli import load\nfeatures = load("{path}")(x)  # {x}'
     if form == "torch-export":
-        return (
-            f'import torch\nencoder = torch.export.load("{path}").module()\n'
-            f"features = encoder(x)  # x: float32 {shape}{rate}"
-        )
+        return f'import torch\nencoder = torch.export.load("{path}").module()\nfeatures = encoder(x)  # {x}'
     return (
         f'import onnxruntime\nsession = onnxruntime.InferenceSession("{path}")\n'
-        f'features = session.run(None, {{"{INPUT}": x}})[0]  # x: float32 {shape}{rate}'
+        f'features = session.run(None, {{"{INPUT}": x}})[0]  # {x}'
     )
 
 
@@ -113,8 +116,9 @@ def _write_program(model: PretrainedEncoder, path: Path) -> Run:
     with _told("torch.export"), quiet():
         program = torch.export.export(graph, (_example(model),), dynamic_shapes={INPUT: dynamic})
         name_as_torch_does(program)
-        with path.open("wb") as file:
-            torch.export.save(program, file, extra_files={"infomax.json": json.dumps(metadata(model))})
+        saved = io.BytesIO()  # torch dies where a file of its own meets a full disk
+        torch.export.save(program, saved, extra_files={"infomax.json": json.dumps(metadata(model))})
+        path.write_bytes(saved.getbuffer())
         return torch.export.load(path).module()
 
 

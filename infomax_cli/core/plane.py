@@ -22,7 +22,8 @@ def project(features: Tensor, method: Method, *, perplexity: float = 30.0, seed:
 
     ``tsne`` (van der Maaten & Hinton 2008; scikit-learn's, by Barnes-Hut), ``umap`` (McInnes et al. 2018), or the first
     two principal components. All of them see standardised features; the first two of no more than 50 components.
-    Raises `InfomaxError` where UMAP is not installed.
+    Of fewer points t-SNE takes the perplexity that `perplexity_of` tells. Raises `InfomaxError` where UMAP is not
+    installed.
     """
     x = standardised(features)
     if method == "pca":
@@ -30,6 +31,11 @@ def project(features: Tensor, method: Method, *, perplexity: float = 30.0, seed:
     x = _components(x, min(_BEFORE, *x.shape))
     made = _tsne(x, perplexity, seed) if method == "tsne" else _umap(x, seed)
     return torch.from_numpy(np.ascontiguousarray(made, dtype=np.float32))
+
+
+def perplexity_of(points: int, asked: float) -> float:
+    """The perplexity that t-SNE takes: the one that is asked for, as far as so few points allow it."""
+    return min(asked, (points - 1) / 3)
 
 
 def standardised(features: Tensor) -> Tensor:
@@ -51,7 +57,7 @@ def _components(x: Tensor, count: int) -> Tensor:
 def _tsne(x: Tensor, perplexity: float, seed: int) -> npt.NDArray[Any]:
     from sklearn.manifold import TSNE
 
-    perplexity = min(perplexity, (len(x) - 1) / 3)  # as far as so few points allow
+    perplexity = perplexity_of(len(x), perplexity)
     # as scikit-learn begins by itself, but for warnings about dimensions that never change
     begin = _components(x, 2)
     begin = begin / begin[:, 0].std().clamp_min(1e-12) * 1e-4

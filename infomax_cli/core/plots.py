@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from infomax_cli.core.captions import wrapped
+from infomax_cli.core.comparison_plot import whole_numbers
 from infomax_cli.core.files import write_atomically
 from infomax_cli.core.probe_result import ProbeResult
 from infomax_cli.wording import count_of
@@ -21,7 +22,6 @@ def plot_depths(result: ProbeResult, path: Path, title: str) -> None:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -41,10 +41,7 @@ def plot_depths(result: ProbeResult, path: Path, title: str) -> None:
         axes.axhline(100 * score.accuracy, label=score.layer, color=f"C{place + 1}", linestyle="-.", linewidth=1)
     axes.axhline(100 * result.chance, label="chance", color="black", linestyle=":", linewidth=1)
     axes.set(xlabel="depth", ylabel="test accuracy (%)", title=_headed(title, f"{result.label}, {describe(result)}", 6))
-    if len(result.depths) > 1:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    else:
-        axes.set_xticks(result.depths)
+    axes.xaxis.set_major_locator(whole_numbers())
     axes.grid(alpha=0.3)
     axes.legend()
     with write_atomically(path) as temporary:

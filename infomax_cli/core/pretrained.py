@@ -191,8 +191,9 @@ def encoder_path(source: str | os.PathLike[str] | None, runs: Path) -> Path:
             return path / FILE
     run = find_run(None if source is None else os.fspath(source), runs)
     if not run.encoder_file.is_file():
+        nothing = "" if run.last.is_file() else ": its training has saved nothing yet"
         raise CheckpointError(
-            f"{run.path} holds no {FILE}: its training has saved nothing yet", "infomax train --resume goes on with it"
+            f"{run.path} holds no {FILE}{nothing}", f"infomax train {run.path} --resume writes it when it saves next"
         )
     return run.encoder_file
 

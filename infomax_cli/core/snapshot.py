@@ -38,9 +38,9 @@ class Snapshots:
         self.depths = list(range(stages)) if options.depth is None else [options.depth]
         split = next(name for name in _SPLITS if experiment.data.sizes.get(name))
         try:
-            label = chosen_label(experiment.data, options.color)
+            label = chosen_label(experiment.data, options.color, "train.tsne.color")
         except UsageError as error:
-            raise RecipeError(f"train.tsne: {error.message}", error.hint) from error
+            raise RecipeError(error.message, error.hint) from error
         self.options = TsneOptions(
             color=label, method=options.method, split=split, limit=options.limit, seed=experiment.recipe.train.seed
         )

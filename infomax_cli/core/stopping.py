@@ -33,19 +33,6 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-@contextlib.contextmanager
-def terminated_by_interrupt() -> Iterator[None]:
-    """Within it, SIGTERM is what Ctrl-C is: a `KeyboardInterrupt`, so that all is left as it should be."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def leave_stopping_to_the_parent(worker: int) -> None:
     """For a loader's worker, which has nothing to save: a stop may be sent to the whole process group, and a worker
     that died of it would take the parent with it. When the parent is gone the worker ends by itself."""

@@ -85,11 +85,20 @@ class Seen:
         what = f"{self.options.method}-{self.cloud.label}{'-frames' if self.options.frames else ''}"
         return f"{what}-depth{self.cloud.depths[0]}" if len(self.cloud.depths) == 1 else what
 
+    @property
+    def perplexity(self) -> float | None:
+        """What t-SNE took; None of another method."""
+        if self.options.method != "tsne":
+            return None
+        return plane.perplexity_of(len(self.cloud.points), self.options.perplexity)
+
     def to_dict(self) -> dict[str, Any]:
         """Everything but the features."""
         shown = sorted(set(self.cloud.classes.tolist()))
         return {
             **asdict(self.options),
+            "perplexity": self.perplexity,
+            "perplexity_asked": self.options.perplexity,
             "unit": self.cloud.unit,
             "points": len(self.cloud.points),
             "classes": [named(self.cloud.spec, value) for value in shown],
@@ -133,13 +142,13 @@ def _gather(
     )  # fmt: skip
 
 
-def chosen_label(data: DataSpec, label: str | None) -> str:
-    """The label that is asked for, or the only one that there is."""
+def chosen_label(data: DataSpec, label: str | None, option: str = "--color") -> str:
+    """The label that is asked for by `option`, or the only one that there is."""
     known = list(data.labels)
     if label is not None and label not in known:
-        raise UsageError(f"--color {label}: the data has no such label", suggest(label, known))
+        raise UsageError(f"{option} {label}: the data has no such label", suggest(label, known))
     if label is None and len(known) != 1:
-        raise UsageError("which label gives the colours?", f"--color takes one of: {', '.join(known) or 'none'}")
+        raise UsageError("which label gives the colours?", f"{option} takes one of: {', '.join(known) or 'none'}")
     return label or known[0]
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from infomax_cli.core.stopping import terminated_by_interrupt
 from infomax_cli.errors import DataError, Interrupted
 from infomax_cli.fetching import digests
 from infomax_cli.fetching.archives import Limits, Unpacked, unpack
@@ -34,15 +33,14 @@ def obtain(
 ) -> list[Task]:
     """See to it that subsets of a dataset are whole under `root`; says what was done for each.
 
-    Raises `DataError`, and `Interrupted` on Ctrl-C or SIGTERM; the next call goes on from what came. `watch` is told
-    how far it is; without one it is shown on stderr.
+    Raises `DataError`, and `Interrupted` on Ctrl-C; the next call goes on from what came. `watch` is told how far it
+    is; without one it is shown on stderr.
     """
     store, options = Store(root.expanduser().absolute(), dataset), options or Options()
     with contextlib.ExitStack() as stack:
         watch = watch or stack.enter_context(_display())
         stack.enter_context(store.lock())
         try:
-            stack.enter_context(terminated_by_interrupt())
             tasks = plan(store, subsets, options, watch)
             require_room(tasks, store)
             if any(task.files for task in tasks):

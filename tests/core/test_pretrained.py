@@ -28,6 +28,7 @@ from infomax_cli.core.streaming import CannotStream, Streamer
 from infomax_cli.errors import CheckpointError, UsageError
 from infomax_cli.recipe import SamplingOptions, parse
 from infomax_cli.runs import Run
+from infomax_plugins.encoders.dim_convnet import DIMConvNet
 
 WAVE = 0.1 * torch.randn(2, 3200, generator=torch.Generator().manual_seed(0))
 README = Path(__file__).parents[2] / "README.md"
@@ -148,6 +149,18 @@ def test_what_cannot_be_loaded_is_one_clear_line(run: Run, tmp_path: Path) -> No
     (empty / "recipe.yaml").write_text("name: x\n")
     with pytest.raises(CheckpointError, match="its training has saved nothing yet"):
         load(empty)
+    (empty / "checkpoints").mkdir()
+    (empty / "checkpoints" / "last.pt").touch()
+    with pytest.raises(CheckpointError, match=r"holds no encoder\.safetensors$"):
+        load(empty)
+
+
+def test_an_encoder_whose_plugin_is_gone_names_the_run(run: Run, tmp_path: Path) -> None:
+    with safe_open(run.encoder_file, "pt") as file:
+        recipe = file.metadata()["recipe"].replace("speech_conv", "speech_gone")
+    save_file(load_file(run.encoder_file), tmp_path / "old.safetensors", {"recipe": recipe})
+    with pytest.raises(UsageError, match=r"old\.safetensors: there is no encoder 'speech_gone'"):
+        load(tmp_path / "old.safetensors")
 
 
 # --- what it takes ---------------------------------------------------------------------------------------------------
@@ -252,16 +265,36 @@ def test_a_saved_file_tells_its_depth_and_nothing_of_the_machine(run: Run, tmp_p
         assert "root" not in json.loads(file.metadata()["recipe"])["data"]
 
 
-def test_the_example_in_the_readme_runs(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def example(of: str) -> str:
+    """The one block of Python in the README that uses a model, and that speaks `of` it."""
     blocks = [part.partition("```")[0] for part in README.read_text().split("```python\n")[1:]]
-    (example,) = [block for block in blocks if "from infomax_cli import load" in block]
+    (found,) = [block for block in blocks if "from infomax_cli import load" in block and of in block]
+    return found
+
+
+def test_the_example_in_the_readme_runs(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INFOMAX_RUNS", str(run.path.parent))
     import soundfile
 
     soundfile.write(here / "speech.wav", WAVE[0].numpy(), 16000)
     found: dict[str, Any] = {}
-    exec(example, found)
+    exec(example("speech.wav"), found)
     assert found["features"].shape == (1, 5, 20)
+
+
+def test_the_example_of_images_in_the_readme_runs(here: Path) -> None:
+    from PIL import Image
+
+    text = "name: dim\ndata: cifar10\nencoder: {name: dim_convnet, widths: [4, 4, 4, 8]}\nloss: kl\ntrain: {steps: 1}\n"
+    run = Run(here / "runs" / "dim")
+    run.path.mkdir(parents=True)
+    run.recipe_file.write_text(text)
+    inputs = InputSpec(3, (32, 32), ("height", "width"), None)
+    PretrainedEncoder(DIMConvNet(widths=[4, 4, 4, 8]), run.recipe(), inputs).save(run.encoder_file)
+    Image.new("RGBA", (40, 30), "red").save(here / "photo.png")
+    found: dict[str, Any] = {}
+    exec(example("photo.png"), found)
+    assert found["features"].shape == (1, 64, 1, 1)
 
 
 # --- in pieces -------------------------------------------------------------------------------------------------------

@@ -60,4 +60,4 @@ class Fold(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         codes = x[..., 0, 0] if x.shape[-2:] == torch.Size((1, 1)) else x.mean((-2, -1))  # (B, N, C)
-        return codes.reshape(len(x), self.rows, -1, codes.shape[-1]).movedim(-1, 1)
+        return codes.reshape(x.shape[0], self.rows, -1, codes.shape[-1]).movedim(-1, 1)  # len(x) would fix B in exports
