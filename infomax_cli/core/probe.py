@@ -366,7 +366,7 @@ class _Probing:
 
     def _notes(self, label: str) -> tuple[str, ...]:
         """What was noted, each once; of a published protocol first what it is."""
-        protocol = [] if self.protocol.is_optimum else [f"{self.protocol.name} is {self.protocol.says}"]
+        protocol = [] if self.protocol.is_optimum else [f"protocol {self.protocol.name}: {self.protocol.says}"]
         return tuple(dict.fromkeys([*protocol, *self.notes[label]]))
 
     def _note_unseen(self, label: str, problem: Problem) -> None:

@@ -188,7 +188,7 @@ def test_every_protocol_reads_aligned_labels_and_those_of_items(name: str) -> No
     found = probe(subject(), ["sounding", "pitch"], ProbeOptions(protocol=name, depth=0))
     for result in found.values():
         assert result.protocol == name
-        assert (f"{name} is {PROTOCOLS[name].says}" in result.notes) == (name != "optimum")
+        assert (f"protocol {name}: {PROTOCOLS[name].says}" in result.notes) == (name != "optimum")
         assert all(0 <= score.accuracy <= 1 and score.choice for score in result.scores)
     if name != "cpc-audio" and not name.startswith(
         "amdim"
