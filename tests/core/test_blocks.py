@@ -94,6 +94,22 @@ def test_no_gradient_crosses_a_cut(method: str) -> None:
             assert all((grad is not None) == (block.index == judged) for grad in grads.values())
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("sampling", [SamplingOptions(), SamplingOptions(draws="independent", eval="sample")])
+def test_no_gradient_crosses_a_cut_of_gaussians_sampled_or_not(sampling: SamplingOptions, training: bool) -> None:
+    make, cut, data, losses, (x,) = METHODS["vgim"]
+    encoder = make()
+    blocks = make_blocks(encoder, cut, data, losses, sampling=sampling)
+    inputs: tuple[Tensor, ...] = (encoder.prepare(x),)
+    for block in blocks:
+        output = block.train(training)(inputs, toys.batch_of(x))
+        output.total.backward()
+        for other, grads in zip(blocks, gradients(blocks), strict=True):
+            assert all((grad is not None) == (other is block) for grad in grads.values())
+        block.zero_grad(set_to_none=True)
+        inputs = output.outputs
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_backward_per_block_equals_the_summed_loss_bit_for_bit(method: str) -> None:
     def run(immediate: bool) -> list[dict[str, Tensor | None]]:

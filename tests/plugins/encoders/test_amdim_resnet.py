@@ -184,6 +184,17 @@ def test_every_branch_starts_at_zero_and_can_leave_it(batch_norm: bool) -> None:
     assert all(layer.conv1.weight.abs().max() <= layer.conv1.weight[0].numel() ** -0.5 for layer in layers)
 
 
+@pytest.mark.parametrize(("size", "pools"), [(32, 5), (64, 6)])
+def test_no_mean_of_a_single_pixel_is_taken(size: int, pools: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the published 14 and 16 pools of an encoder of depth 3 the rest are copies."""
+    kernels: list[int] = []
+    pool = F.avg_pool2d
+    monkeypatch.setattr(F, "avg_pool2d", lambda x, kernel, stride: (kernels.append(kernel), pool(x, kernel, stride))[1])
+    every_map(small(size, depth=3), torch.rand(2, 3, size, size))
+    assert len(kernels) == pools
+    assert min(kernels) > 1
+
+
 def test_the_last_map_is_normalised_over_the_batch() -> None:
     encoder = randomised(small()).double()
     (*_, last) = every_map(encoder, torch.rand(16, 3, 32, 32, dtype=torch.float64))
