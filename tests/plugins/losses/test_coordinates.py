@@ -104,10 +104,11 @@ def test_a_map_that_holds_its_coordinates_is_told_without_error() -> None:
     assert float(output.watched["accuracy"]) == 1.0
 
 
-def test_one_item_is_enough_and_it_runs_under_autocast() -> None:
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_one_item_is_enough_and_it_runs_under_autocast(half: torch.dtype) -> None:
     spec = block_spec((2, (4, 4)), (4, (4, 4)), (3, (1, 1)))
     loss, seen = Coordinates(spec), random_features(spec, items=1, dtype=torch.float32)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", half):
         value = total(loss([seen], BATCH))
     assert_learns_in_float32(value, loss)
 

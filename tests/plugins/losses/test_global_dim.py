@@ -83,10 +83,11 @@ def test_a_global_of_the_right_width_and_the_penalty_are_those_of_local_dim() ->
     torch.testing.assert_close(output.terms["activation"], 0.5 * seen.maps[2].flatten(1).square().sum(1).mean())
 
 
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("measure", MEASURES)
-def test_it_runs_under_autocast(measure: Measure) -> None:
+def test_it_runs_under_autocast(measure: Measure, half: torch.dtype) -> None:
     loss, seen = GlobalDIM(IMAGE, measure=measure, units=32), random_features(IMAGE, dtype=torch.float32)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", half):
         output = loss([seen], BATCH)
     total(output).backward()
     assert total(output).dtype == torch.float32

@@ -176,12 +176,13 @@ def test_validation_reports_without_a_gradient() -> None:
     torch.testing.assert_close(without, with_gradient.detach())
 
 
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("game", ["non_saturating", "reversal", "alternating"])
-def test_it_runs_under_autocast_and_stays_finite_with_large_codes(game: str) -> None:
+def test_it_runs_under_autocast_and_stays_finite_with_large_codes(game: str, half: torch.dtype) -> None:
     loss = PriorMatching(SPEC, game=game, prior="normal")
     seen = random_features(SPEC, ITEMS, dtype=torch.float32)
-    code = (1e3 * seen.maps[2].detach()).bfloat16().requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16):
+    code = (1e3 * seen.maps[2].detach()).to(half).requires_grad_()
+    with torch.autocast("cpu", half):
         value = total(loss([features(*seen.maps[:2], code)], BATCH))
     value.backward()
     assert value.dtype == torch.float32
