@@ -59,9 +59,9 @@ def classes(*options: str) -> tuple[Reading, ...]:
 
 @dataclass(frozen=True)
 class Experiment:
-    """`methods` are a recipe and its overrides each, trained for `steps`; with `curve` the last depth is probed after
-    each quarter of them as well. `beside` is what stands beside trained encoders; where `encoders_differ`, each method
-    has an untrained one of its own."""
+    """`methods` are a recipe and its overrides each, trained for `steps` unless these say otherwise; with `curve` the
+    last depth is probed after each quarter of them as well. `beside` is what stands beside trained encoders; where
+    `encoders_differ`, each method has an untrained one of its own."""
 
     readings: Sequence[Reading]
     methods: Mapping[str, tuple[str, ...]]
@@ -168,7 +168,7 @@ def measure(experiment: Experiment, folder: Path, seeds: Sequence[int], root: st
     every = (f"train.{key}={quarter}" for key in ("save_every", "validate_every"))
     budget = [f"train.steps={experiment.steps}", *every]
     for method, (recipe, *given) in experiment.methods.items():
-        overrides = [*given, *budget]
+        overrides = [*budget, *given]
         for seed in seeds:
             run = trained(recipe, overrides, folder / method / f"seed{seed}", seed, root, minutes)
             for reading in experiment.readings:
