@@ -126,7 +126,7 @@ LONG = "/a/path/that/is/longer/than/any/terminal/is/wide/and must/not be/broken 
         (
             IsADirectoryError(errno.EISDIR, "Is a directory", ".sheet.tmp", None, "sheet"),
             1,
-            "error: is a directory: sheet\nhint: name a file, not a folder\n",
+            "error: is a directory: sheet\nhint: a folder is where a file should be; choose another place\n",
         ),
         (
             RuntimeError("some\nthing"),

@@ -71,7 +71,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Run
         (("embed", "RUN", "--split", "test", "--data", "digits"), "digits holds images of 1 channel and 8x8 pixels"),
         (("export", "RUN", "--format", "onxx"), "--format onxx: not known"),
         (("compare", "RUN"), "compare takes two runs or more"),
-        (("runs", "--sort", "speed"), "--sort speed: nothing to sort by"),
+        (("runs", "--runs", "RUNS", "--sort", "speed"), "--sort speed: nothing to sort by"),
         (("data", "syllables", "data.speakers=0"), "syllables: speakers is 0"),
         (("download", "librispeech", "--subset", "dev"), "--subset dev: librispeech has no such subset"),
     ],
@@ -79,7 +79,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Run
 def test_a_wrong_setting_of_any_other_verb_is_wrong_usage(
     infomax: Infomax, trained: Run, words: tuple[str, ...], message: str
 ) -> None:
-    _refused(infomax(*(str(trained.path) if word == "RUN" else word for word in words)), message)
+    places = {"RUN": str(trained.path), "RUNS": str(trained.path.parent)}
+    _refused(infomax(*(places.get(word, word) for word in words)), message)
 
 
 def _refused(done: Outcome, message: str) -> None:

@@ -349,7 +349,7 @@ def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], me
 
 @pytest.mark.parametrize(
     ("shape", "message"),
-    [((2, 1, 16, 18), "16x16 pixels, but these have 16x18"), ((2, 3, 16, 16), "1 channels, but these have 3")],
+    [((2, 1, 16, 18), "16x16 pixels, but these have 16x18"), ((2, 3, 16, 16), "1 channel, but these have 3")],
 )
 def test_other_images_are_refused_in_a_clear_line(shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(InfomaxError, match=f"resnet_patches was built for images of {message}"):
