@@ -139,7 +139,6 @@ _OS_HINTS = {
     errno.EDQUOT: "make room in your quota, or choose another folder",
     errno.EACCES: "choose a folder that you may use, or ask for the permission",
     errno.EPERM: "choose a folder that you may use, or ask for the permission",
-    errno.EEXIST: "part of that path is a file; choose another folder",
     errno.ENOTDIR: "part of that path is a file; choose another folder",
     errno.ENOENT: "it does not exist, or nothing can be made there; choose another place",
     errno.EEXIST: "a file is where a folder should be; choose another place",
