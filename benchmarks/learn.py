@@ -117,7 +117,7 @@ EXPERIMENTS = {
     "fashion": Experiment(
         readings=classes("data.validation_fraction=0.9"),
         methods=_on_images("fashion"),
-        steps=300,
+        steps=3000,
         beside="raw",
         encoders_differ=True,
     ),
