@@ -61,7 +61,10 @@ def check_value(kind: Any, value: Any, where: str, source: str) -> Any:
         # before, so that it is a path or a dataclass by now, is bound again to the same.
         plain = json.dumps(value, default=to_jsonable_python)
         return TypeAdapter(kind).validate_json(plain, strict=True)
-    except ValidationError:
+    except ValidationError as error:
+        refused = [detail["ctx"]["error"] for detail in error.errors() if detail["type"] == "value_error"]
+        if refused:  # by a dataclass, which knows best why
+            raise RecipeError(f"{source}: {refused[0]}") from None
         message = f"{source}: {where} must be {describe_type(kind)}, not {value!r}"
         raise RecipeError(message, _hint(kind, value, where)) from None
     except PydanticUserError:  # an annotation of a stranger's class, which no recipe can hold against anything
