@@ -66,6 +66,8 @@ def card_of(entry: Entry, facts: Mapping[str, Any]) -> str:
         "",
         "## Make it again",
         "",
+        "From the folder that this one lies in (`--runs` says where the new run goes):",
+        "",
         "```sh",
         f"infomax train {entry.run.name}/recipe.yaml",
         "```",

@@ -80,7 +80,7 @@ def test_latents_are_drawn_walked_between_and_swept(
     [
         (["--depth", "6"], "--depth 6: the encoder has depths 0 to 5", "--depth all"),
         (["--depth", "top"], "--depth top: not a depth", "all, last or a number"),
-        (["--loss", "mes"], "--loss mes: there is no loss 'mes'", "did you mean mse?"),
+        (["--loss", "mes"], "--loss mes: there is no loss 'mes'", "stft, mse, spectral, fft, mel, and sums of them"),
         (["--interpolate", "1", "1"], "--interpolate 1 1: there is nothing between an item and itself", ""),
         (["--interpolate", "0", "x"], "there is no item 'x' in the test split", "a number from 0"),
         (["--sample", "1", "--traverse", "1"], "--sample and --traverse: one at a time", ""),

@@ -55,6 +55,19 @@ def test_json_alone_is_on_stdout_and_the_same_is_in_the_run(infomax: Infomax, tr
     assert kept == {"run": trained.name, **found["labels"]["speaker"]}
 
 
+def test_baselines_stay_where_the_same_is_asked_again_without_them(infomax: Infomax, trained: Run) -> None:
+    def sources(*words: str) -> list[str]:
+        done = infomax("probe", "vowel", str(trained.path), "--depth", "1", *words)
+        assert done.code == 0, done.err
+        kept = json.loads((trained.path / "probes" / "vowel-linear-depth1.json").read_text())
+        return [score["source"] for score in kept["scores"]]
+
+    assert sources("--baseline", "raw") == ["trained", "raw"]
+    assert sources() == ["trained", "raw"]
+    assert sources("--baseline", "mfcc") == ["trained", "mfcc", "raw"]
+    assert sources("data.words=12") == ["trained"]  # other data, other rows
+
+
 def test_the_newest_run_is_probed_and_data_may_lie_elsewhere(infomax: Infomax, trained: Run, tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "copy").symlink_to(trained.path)

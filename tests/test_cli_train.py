@@ -467,6 +467,10 @@ def test_from_a_run_of_another_encoder_is_refused_and_leaves_nothing(infomax: In
         assert told in done.err.splitlines()[0]
         assert done.err.splitlines()[1].startswith("hint: choose a run with the same encoder")
         assert only_run(here) == run
+    run.recipe_file.write_text(run.recipe_file.read_text().replace("speech_conv", "echo_conv"))
+    done = infomax("train", recipe, "--from", run.name)
+    assert (done.code, only_run(here)) == (1, run)
+    assert f"{run.name} is echo_conv, and that of this recipe speech_conv" in done.err
 
 
 def test_a_run_whose_recipe_was_edited_is_refused(infomax: Infomax, here: Path, recipe: str) -> None:

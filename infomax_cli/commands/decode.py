@@ -139,7 +139,9 @@ def have_decoders(run: Run, decoding: Decoding) -> None:
             display = stack.enter_context(StageDisplay(console))
             trained = decoding.load_or_train(run, display, log)
     except KeyboardInterrupt as stop:
-        whole = ", ".join(map(str, decoding.kept)) or "none"
+        whole = ", ".join(map(str, decoding.kept))
+        if not whole:
+            raise Interrupted("before a decoder was trained", "the same command begins anew") from stop
         raise Interrupted(
             f"decoders of depth {whole} are kept in {run.path / 'decode'}", "the same command goes on with the rest"
         ) from stop

@@ -17,6 +17,8 @@ from infomax_cli.errors import UsageError
 from infomax_cli.wording import count_of
 
 # whole numbers are scaled to [-1, 1] in sound, to [0, 1] in images
+_MOST_CHANNELS = 8  # of a recording; no encoder makes anything of so few samples
+_BRIGHTEST = 2.0  # of images in [0, 1]: what scaling them overshoots is less
 _SOUND_STEPS = {torch.int16: 2.0**15, torch.int32: 2.0**31}
 
 
@@ -90,6 +92,8 @@ class InputSpec:
 
     def _scaled(self, x: Tensor) -> Tensor:
         if x.is_floating_point():
+            if not self.is_sound and x.numel() and x.detach().amax() > _BRIGHTEST:
+                raise UsageError("the encoder takes images in [0, 1], and these are brighter", "divide them by 255")
             return x
         if self.is_sound and x.dtype in _SOUND_STEPS:
             return x.double() / _SOUND_STEPS[x.dtype]
@@ -101,6 +105,11 @@ class InputSpec:
     def _sound(self, x: Tensor) -> Tensor:
         if x.dim() == 1:
             x = x[None]
+        if x.dim() == 2 and x.shape[1] <= _MOST_CHANNELS < x.shape[0]:
+            raise UsageError(
+                f"the encoder takes sound (T,) or (B, T), and {tuple(x.shape)} looks like (T, C)",
+                "mix it to mono first: x.mean(1)" if self.channels == 1 else "channels come first",
+            )
         if x.dim() == 2:
             x = x[:, None] if self.channels == 1 else x[None]
         if x.dim() != 3 or x.shape[1] != self.channels:

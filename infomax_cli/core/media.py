@@ -13,7 +13,6 @@ from torch import Tensor
 from infomax_cli.core import image_distance, sound_distance
 from infomax_cli.core.api import DataSpec
 from infomax_cli.errors import UsageError
-from infomax_cli.wording import suggest
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
@@ -44,7 +43,9 @@ class Medium:
         parts = []
         for part in name.split("+"):
             if part not in self.losses:
-                raise UsageError(f"--loss {name}: there is no loss {part!r}", suggest(part, list(self.losses)))
+                raise UsageError(
+                    f"--loss {name}: there is no loss {part!r} here", f"{', '.join(self.losses)}, and sums of them"
+                )
             parts.append(self.losses[part])
 
         def total(made: Tensor, wanted: Tensor) -> Tensor:

@@ -140,6 +140,7 @@ def write_result(run: Run, result: ProbeResult) -> tuple[Path, Path]:
 
     file = run.path / "probes" / f"{result.stem}.json"
     picture = file.with_suffix(".png")
+    result = replace(result, scores=(*result.scores, *_baselines_before(file, result)))
     try:
         write_text(file, json.dumps({"run": run.name, **result.to_dict()}, indent=2, ensure_ascii=False) + "\n")
         plot_depths(result, picture, run.name)
@@ -152,6 +153,26 @@ def write_result(run: Run, result: ProbeResult) -> tuple[Path, Path]:
             "make room there, or make it writable; --json prints everything on stdout",
         ) from error
     return file, picture
+
+
+def _baselines_before(file: Path, result: ProbeResult) -> tuple[Score, ...]:
+    """Of sources that `result` does not have, and that an earlier answer to the same question measured."""
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+        kept = [Score(**score) for score in before["scores"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
+    now = json.loads(json.dumps(result.to_dict()))
+    if _question(before) != _question(now):
+        return ()
+    sources = {score.source for score in result.scores}
+    rows = {(score.train_rows, score.test_rows) for score in result.scores}
+    return tuple(score for score in kept if score.source not in sources and (score.train_rows, score.test_rows) in rows)
+
+
+def _question(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """All but the answer."""
+    return {key: value for key, value in plain.items() if key not in ("run", "scores", "notes", "sheets")}
 
 
 def write_curve(run: Run, results: Sequence[ProbeResult]) -> tuple[Path, Path]:

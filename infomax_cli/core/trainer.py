@@ -100,6 +100,12 @@ class Trainer:
 
     def start_from(self, source: Run) -> None:
         """Take the encoder's weights from another run, and nothing else of it."""
+        theirs, ours = source.recipe().encoder.name, self.experiment.recipe.encoder.name
+        if theirs != ours:
+            raise CheckpointError(
+                f"the encoder of {source.path} is {theirs}, and that of this recipe {ours}",
+                "choose a run with the same encoder",
+            )
         with understanding(source):
             restore(module_of(self.experiment.encoder), load_checkpoint(source.last)["encoder"], source.last)
 

@@ -186,6 +186,8 @@ def test_sound_that_does_not_fit_is_refused(run: Run) -> None:
     encoder = load(run.path)
     with pytest.raises(UsageError, match=r"takes sound \(T,\), \(B, T\) or \(B, 1, T\), not \(1, 2, 3200\)"):
         encoder(WAVE[None])
+    with pytest.raises(UsageError, match=r"\(3200, 2\) looks like \(T, C\)"):
+        encoder(WAVE.T)
     with pytest.raises(UsageError, match=r"of int16 or int32, not torch.uint8"):
         encoder(torch.zeros(3200, dtype=torch.uint8))
 
@@ -222,6 +224,8 @@ def test_images_come_with_channels_first_as_floats_or_bytes() -> None:
         encoder(image.permute(1, 2, 0))
     with pytest.raises(UsageError, match="no sample rate"):
         encoder(image, 16000)
+    with pytest.raises(UsageError, match=r"images in \[0, 1\], and these are brighter"):
+        encoder(image.float())
 
 
 # --- a module like any other -----------------------------------------------------------------------------------------
