@@ -36,7 +36,7 @@ from infomax_cli.core.subject import load_subject
 from infomax_cli.core.watcher import Nobody
 from infomax_cli.runs import Run
 
-WEIGHTS = (0.005, 0.02, 0.05)
+WEIGHTS = (0.0005, 0.005, 0.02, 0.05)
 LAST_CONVOLUTION = 4
 METHODS: Mapping[str, tuple[str, ...]] = {
     "gim": ("gim-syllables",),
@@ -44,7 +44,7 @@ METHODS: Mapping[str, tuple[str, ...]] = {
     **{f"vgim {weight:g}": ("vgim-syllables", f"loss.kl.weight={weight:g}") for weight in WEIGHTS},
 }
 # one of each kind of encoder: those of fresh weights are alike within a kind
-KINDS = ("gim", "gim-bn", f"vgim {WEIGHTS[0]:g}")
+KINDS = ("gim", "gim-bn", "vgim 0.005")
 LABELS = ("syllable", "vowel")
 _SOUNDS = ("prior", "fitted", "reconstructed", "train")
 
