@@ -219,17 +219,22 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    varied = [row for row in rows if row["method"].startswith("vgim")]
-    weights = [float(row["method"].split()[1]) for row in varied]
+    varied = {weight: [row for row in rows if row["method"] == f"vgim {weight:g}"] for weight in WEIGHTS}
+    varied = {weight: own for weight, own in varied.items() if own}
     for axes, name, value in (
         (left, "syllables of the GRU (%)", lambda row: 100 * row["probes"]["syllable"]["trained"]["5"]),
         (right, "distance from N(0, 1) (KS)", lambda row: row["distance"]),
     ):
-        axes.plot(weights, [value(row) for row in varied], "o", color="#0072b2", label="V-GIM")
+        means = [statistics.fmean(map(value, own)) for own in varied.values()]
+        axes.plot(list(varied), means, color="#0072b2", label="V-GIM, a dot a seed")
+        for weight, own in varied.items():
+            axes.plot([weight] * len(own), list(map(value, own)), "o", color="#0072b2")
         for method, color in (("gim-bn", "#d55e00"), ("gim", "#009e73")):
             if own := [value(row) for row in rows if row["method"] == method]:
                 axes.axhline(statistics.fmean(own), color=color, linestyle="--", label=method)
         axes.set(xscale="log", xlabel="KL weight", ylabel=name)
+        axes.set_xticks(list(varied), [f"{weight:g}" for weight in varied])
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.legend()
     figure.savefig(path, dpi=110)
