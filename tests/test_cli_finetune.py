@@ -155,6 +155,11 @@ def test_a_frozen_encoder_is_probed_on_another_dataset_with_more_classes(
     stem = "mean-on-other-depth2"
     assert kept == [f"class-knn-{stem}.json", f"class-knn-{stem}.png", f"class-neighbours-{stem}.png"]
     assert pretrained.encoder_file.read_bytes() == before
+    again = infomax(
+        "probe", "class", str(pretrained.path), "--data", "other", "data.items=20", "--depth", "0", "--json"
+    )
+    assert again.code == 0, again.err
+    assert "items" not in again.err.splitlines()[0]  # what is given is not the run's
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from infomax_cli.core.files import ArrayCache, IndexCache, cache_root, write_ato
 from infomax_cli.core.finding import Found, find_files, paths_of
 from infomax_cli.core.heads import Head, make_head, squash_logits
 from infomax_cli.core.image_files import IMAGE_SUFFIXES, read_image
-from infomax_cli.core.images import fit_image, scale_image
+from infomax_cli.core.images import fit_image, grey_image, scale_image
 from infomax_cli.core.seeds import derive_seed, numpy_generator, order_by_seed, torch_generator
 from infomax_cli.errors import CorruptItem, DataError, DoesNotFit, InfomaxError, PluginError, UsageError
 from infomax_cli.fetching.catalogue import CATALOGUE, RemoteFile, Subset
@@ -35,7 +35,7 @@ __all__ = [
     # toolbox
     "stop_gradient", "pool_to_labels",
     "AudioInfo", "audio_info", "read_audio",
-    "IMAGE_SUFFIXES", "read_image", "fit_image", "scale_image",
+    "IMAGE_SUFFIXES", "read_image", "fit_image", "grey_image", "scale_image",
     "Found", "find_files", "paths_of",
     "Head", "make_head", "squash_logits",
     "ArrayCache", "IndexCache", "cache_root", "write_atomically", "write_text",

@@ -7,6 +7,13 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
+_LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
+
+
+def grey_image(x: Tensor) -> Tensor:
+    """``(C, H, W)`` to ``(1, H, W)``: the luma of red, green and blue; what is grey stays as it is."""
+    return x if len(x) == 1 else (x * x.new_tensor(_LUMA).view(-1, 1, 1)).sum(0, keepdim=True)
+
 
 def scale_image(x: Tensor, height: int, width: int) -> Tensor:
     """``(C, H, W)`` to ``(C, height, width)``: bicubic, smoothed first where it shrinks, and kept within [0, 1]."""

@@ -142,7 +142,8 @@ def with_data(
     raw = recipe.to_dict()
     if data is not None:
         raw, kept = build.replace_data(raw, data)
-        keeping = ", ".join(f"{key}={raw['data'][key]}" for key in kept) or "nothing"
+        given = {change.strip().partition("=")[0].removeprefix("data.") for change in changes}
+        keeping = ", ".join(f"{key}={raw['data'][key]}" for key in kept if key not in given) or "nothing"
         tell(f"data: {data}, keeping of the run's: {keeping}")
     return build.resolve(parse(apply_overrides(raw, changes), source_of(recipe.source, changes)))
 

@@ -25,6 +25,7 @@ from infomax_cli.core.api import (
     UsageError,
     derive_seed,
     fit_image,
+    grey_image,
     obtain,
 )
 from infomax_plugins.datasets._pictures import Pictures
@@ -106,7 +107,7 @@ def _hashed(keys: Keys, seed: int) -> Keys:
 class ImageSplit:
     """One split. ``split[index, None]`` is an image as evaluation sees it, of exactly `grid`: its middle, after its
     shorter side was brought to `shorter` pixels, where that is given. ``split[index, seed]`` is the whole stored image,
-    of whatever size, for views to crop.
+    of whatever size, for views to crop. With `grey` it has one channel.
 
     What becomes of an image that cannot be decoded: see `StandIns`.
     """
@@ -119,10 +120,11 @@ class ImageSplit:
         *,
         grid: tuple[int, int],
         shorter: int | None,
+        grey: bool,
         max_corrupt: float,
     ) -> None:
         self._pictures, self._places, self._labels = pictures, places, labels
-        self._grid, self._shorter = grid, shorter
+        self._grid, self._shorter, self._grey = grid, shorter, grey
         self._stand_ins = StandIns("images", len(places), len(places), max_corrupt)
 
     def __len__(self) -> int:
@@ -144,7 +146,7 @@ class ImageSplit:
 
     def _read(self, index: int, *, whole: bool) -> Item:
         place = int(self._places[index])
-        image = self._pictures[place]
+        image = grey_image(self._pictures[place]) if self._grey else self._pictures[place]
         if not whole:
             image = fit_image(image, self._grid, self._shorter)
         labels = {} if self._labels is None else {LABEL: int(self._labels[index])}
@@ -168,6 +170,7 @@ class ImageDataset(ABC):
         path: str | None,
         validation_fraction: float,
         split_seed: int,
+        grey: bool = False,
         max_corrupt: float = 0.0,
     ) -> None:
         for option, value in {"size": size, "resize": resize}.items():
@@ -182,7 +185,7 @@ class ImageDataset(ABC):
         self.check_fraction("max_corrupt", max_corrupt)
         self.size, self.resize, self.path = size, resize, path
         self.validation_fraction, self.split_seed = validation_fraction, split_seed
-        self.max_corrupt = max_corrupt
+        self.grey, self.max_corrupt = grey, max_corrupt
         self._found: dict[Path, Corpus] = {}
         self._opened: dict[tuple[Path, str], Pictures] = {}
 
@@ -205,7 +208,7 @@ class ImageDataset(ABC):
         self._refuse_empty(corpus, "train")
         specs = {LABEL: LabelSpec(len(corpus.classes), names=corpus.classes)} if corpus.classes else {}
         return DataSpec(
-            channels=corpus.channels,
+            channels=1 if self.grey else corpus.channels,
             grid=self._grid(corpus),
             axes=("height", "width"),
             rate=None,
@@ -234,6 +237,7 @@ class ImageDataset(ABC):
             corpus.sources[key].labels[places] if corpus.classes else None,
             grid=self._grid(corpus),
             shorter=self.resize,
+            grey=self.grey,
             max_corrupt=self.max_corrupt,
         )
 

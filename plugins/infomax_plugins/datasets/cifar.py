@@ -25,6 +25,7 @@ class CIFAR10(ImageDataset):
 
     size: pixels of what the encoder sees; 32, as they are stored, by default.
     resize: pixels to which images are scaled for evaluation before their middle is cut out.
+    grey: one channel in place of red, green and blue.
     path: the folder of the batches; else, below the root, ``cifar-10-batches-py``, as torchvision has it.
     validation_fraction: of the training images, drawn by the seed from each class. Published: 0.
     """
@@ -43,12 +44,18 @@ class CIFAR10(ImageDataset):
         *,
         size: int | None = None,
         resize: int | None = None,
+        grey: bool = False,
         path: str | None = None,
         validation_fraction: float = 0.02,
         split_seed: int = 1984,
     ) -> None:
         super().__init__(
-            size=size, resize=resize, path=path, validation_fraction=validation_fraction, split_seed=split_seed
+            size=size,
+            resize=resize,
+            grey=grey,
+            path=path,
+            validation_fraction=validation_fraction,
+            split_seed=split_seed,
         )
 
     def read_corpus(self, root: Path) -> Corpus:
@@ -81,6 +88,7 @@ class CIFAR100(CIFAR10):
 
     size: pixels of what the encoder sees; 32, as they are stored, by default.
     resize: pixels to which images are scaled for evaluation before their middle is cut out.
+    grey: one channel in place of red, green and blue.
     path: the folder of the batches; else, below the root, ``cifar-100-python``, as torchvision has it.
     validation_fraction: of the training images, drawn by the seed from each class. Published: 0.
     """

@@ -85,6 +85,7 @@ class ImageFolder(ImageDataset):
         super().__init__(
             size=size,
             resize=round(size * 8 / 7) if resize is None else resize,
+            grey=grey,
             path=path,
             validation_fraction=validation_fraction,
             split_seed=split_seed,
@@ -92,7 +93,6 @@ class ImageFolder(ImageDataset):
         )
         self.check_fraction("test_fraction", test_fraction)
         self.test_fraction = test_fraction
-        self.grey = grey
 
     def download(self, root: Path) -> None:
         raise DataError("imagefolder has nothing to download: it reads your own images", "Name them with data.path=.")
@@ -112,7 +112,7 @@ class ImageFolder(ImageDataset):
         why |= self.why_no_validation()
         return Corpus(
             found_in=top,
-            channels=1 if self.grey else 3,
+            channels=3,
             size=self.size or 0,
             classes=tuple(classes),
             sources=sources,

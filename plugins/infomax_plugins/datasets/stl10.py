@@ -30,6 +30,7 @@ class STL10(ImageDataset):
     size: pixels of what the encoder sees, 96 by default. Published: 64.
     resize: pixels to which images are scaled for evaluation before their middle is cut out. Published: 70 (Bachman et
         al. 2019), or none, so that the middle of the stored image is seen (Löwe et al. 2019).
+    grey: one channel in place of red, green and blue.
     path: the folder of the .bin files; else, below the root, ``stl10_binary``, as torchvision has it.
     validation_fraction: of the images to train on, drawn by the seed from each class. Published: 0.
     """
@@ -44,12 +45,18 @@ class STL10(ImageDataset):
         subset: Literal["labelled", "unlabelled", "both"] = "both",
         size: int | None = None,
         resize: int | None = None,
+        grey: bool = False,
         path: str | None = None,
         validation_fraction: float = 0.02,
         split_seed: int = 1984,
     ) -> None:
         super().__init__(
-            size=size, resize=resize, path=path, validation_fraction=validation_fraction, split_seed=split_seed
+            size=size,
+            resize=resize,
+            grey=grey,
+            path=path,
+            validation_fraction=validation_fraction,
+            split_seed=split_seed,
         )
         self.subset = subset
 

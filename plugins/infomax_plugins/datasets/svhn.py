@@ -21,6 +21,7 @@ class SVHN(ImageDataset):
 
     size: pixels of what the encoder sees; 32, as they are stored, by default.
     resize: pixels to which images are scaled for evaluation before their middle is cut out.
+    grey: one channel in place of red, green and blue.
     path: the folder of ``train_32x32.mat`` and ``test_32x32.mat``; else, below the root, ``SVHN``, or the root itself.
     validation_fraction: of the training images, drawn by the seed from each class.
     """
@@ -33,12 +34,18 @@ class SVHN(ImageDataset):
         *,
         size: int | None = None,
         resize: int | None = None,
+        grey: bool = False,
         path: str | None = None,
         validation_fraction: float = 0.02,
         split_seed: int = 1984,
     ) -> None:
         super().__init__(
-            size=size, resize=resize, path=path, validation_fraction=validation_fraction, split_seed=split_seed
+            size=size,
+            resize=resize,
+            grey=grey,
+            path=path,
+            validation_fraction=validation_fraction,
+            split_seed=split_seed,
         )
 
     def read_corpus(self, root: Path) -> Corpus:

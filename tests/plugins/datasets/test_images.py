@@ -64,6 +64,20 @@ def refuses(data: Dataset, root: Path) -> str:
 # --- what all have in common -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("kind", "write"), [(CIFAR10, write_cifar10), (CIFAR100, write_cifar100), (STL10, write_stl10), (SVHN, write_svhn)]
+)
+def test_grey_is_one_channel_the_luma(
+    kind: Callable[..., ImageDataset], write: Callable[[Path], object], root: Path
+) -> None:
+    write(root / "here")
+    colour, grey = kind(path="here"), kind(path="here", grey=True)
+    assert (colour.describe(root).channels, grey.describe(root).channels) == (3, 1)
+    x = colour.split(root, "test")[0, None].input.double()
+    wanted = 0.299 * x[0] + 0.587 * x[1] + 0.114 * x[2]
+    torch.testing.assert_close(grey.split(root, "test")[0, None].input.double(), wanted[None], atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("kind", ALL)
 def test_missing_files_are_told_with_the_command_that_gets_them(
     kind: Callable[[], ImageDataset], root: Path, monkeypatch: pytest.MonkeyPatch
