@@ -36,7 +36,7 @@ from infomax_cli.core.subject import load_subject
 from infomax_cli.core.watcher import Nobody
 from infomax_cli.runs import Run
 
-WEIGHTS = (0.0005, 0.005, 0.02, 0.05)
+WEIGHTS = (0.0005, 0.002, 0.01, 0.05)
 LAST_CONVOLUTION = 4
 METHODS: Mapping[str, tuple[str, ...]] = {
     "gim": ("gim-syllables",),
@@ -44,7 +44,7 @@ METHODS: Mapping[str, tuple[str, ...]] = {
     **{f"vgim {weight:g}": ("vgim-syllables", f"loss.kl.weight={weight:g}") for weight in WEIGHTS},
 }
 # one of each kind of encoder: those of fresh weights are alike within a kind
-KINDS = ("gim", "gim-bn", "vgim 0.005")
+KINDS = ("gim", "gim-bn", "vgim 0.01")
 LABELS = ("syllable", "vowel")
 _SOUNDS = ("prior", "fitted", "reconstructed", "train")
 
@@ -52,13 +52,14 @@ _SOUNDS = ("prior", "fitted", "reconstructed", "train")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--decoder-steps", type=int, default=500)
     parser.add_argument("--draws", type=int, default=128, help="decoded draws of 0.64 s, and test crops beside them")
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--out", type=Path, default=Path("runs/vgim"))
     given = parser.parse_args()
-    budget = {"steps": given.steps, "decoder_steps": given.decoder_steps, "draws": given.draws}
+    budget = {"steps": given.steps, "batch": given.batch, "decoder_steps": given.decoder_steps, "draws": given.draws}
     rows = measured_before(budget)
     known = {(row["method"], row["seed"]) for row in rows}
     for seed in range(given.seeds):  # seed by seed, so that every method has been seen after the first
@@ -66,7 +67,8 @@ def main() -> None:
             if (method, seed) in known:
                 continue
             print(f"{method}, seed {seed}", file=sys.stderr)
-            run = trained(METHODS[method], given.steps, seed, given.out / method.replace(" ", "-") / f"seed{seed}")
+            words = (*METHODS[method], f"train.steps={given.steps}", f"train.batch={given.batch}", f"train.seed={seed}")
+            run = trained(words, given.out / method.replace(" ", "-") / f"seed{seed}")
             options = DecodeOptions(steps=given.decoder_steps, seed=seed)
             rows.append(
                 {"method": method, "seed": seed, **measured(run, options, given.draws, untrained=method in KINDS)}
@@ -86,12 +88,11 @@ def measured_before(budget: Mapping[str, int]) -> list[dict[str, Any]]:
     return list(before["rows"]) if same else []
 
 
-def trained(words: Sequence[str], steps: int, seed: int, folder: Path) -> Run:
+def trained(words: Sequence[str], folder: Path) -> Run:
     found = [run for run in sorted(folder.glob("*/")) if (run / "encoder.safetensors").exists() and finished(run)]
     if found:
         return Run(found[-1])
-    budget = (f"train.steps={steps}", f"train.seed={seed}")
-    return Run(Path(infomax("train", *words, *budget, "--runs", str(folder))["run"]))
+    return Run(Path(infomax("train", *words, "--runs", str(folder))["run"]))
 
 
 def measured(run: Run, options: DecodeOptions, draws: int, *, untrained: bool) -> dict[str, Any]:

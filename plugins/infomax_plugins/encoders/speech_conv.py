@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +20,15 @@ Norm = Literal["none", "channel", "batch"]
 Padding = Literal["gim", "cpc_audio", "valid"]
 Cell = Literal["gru", "lstm", "none"]
 Heads = Literal["gaussian", "mean"]
+HeadsStart = Literal["normal", "published"]
 
 # Löwe et al. take (x + 1456218.75) / 135303504 of samples scaled to 32-bit integers; here samples lie in [-1, 1].
 _MEAN = -1456218.75 / 2**31
 _STD = 135303504 / 2**31
+
+_NOISE = 0.25  # of a unit's variance at the start; the rest is that of its means
+_RECTIFIED_MEAN = 1 / math.sqrt(2 * math.pi)  # of max(0, x) for x from N(0, 1)
+_RECTIFIED_VARIANCE = 0.5 - 1 / (2 * math.pi)
 
 _KERNELS_AND_STRIDES = ((10, 5), (8, 4), (4, 2), (4, 2), (4, 2))
 _PADDINGS: dict[Padding, tuple[int, ...]] = {
@@ -48,6 +54,10 @@ class SpeechConv(nn.Module):
         variational: convolutions, by their stage, that end in `heads`; V-GIM's are those that end its modules, 1, 3, 4.
         heads: ``gaussian`` gives those stages two convolutions of one frame, for the mean and the log-variance of a
             Gaussian; ``mean`` only the first, as the published Greedy InfoMax beside V-GIM has it: its control.
+        heads_start: ``normal`` starts heads so that draws of each unit are near N(0, 1) over the data, where the stages
+            are normalised; ``published`` as any convolution, with means of variance 1/6 and no common noise. Together
+            with the scores of a loss that are of the order of 1 (infonce's ``score="scaled"``) the former stays near
+            N(0, 1), which the KL alone takes long to reach.
         mean, std: of the samples; `prepare` takes the first off and divides by the second. Löwe's by default.
     """
 
@@ -64,6 +74,7 @@ class SpeechConv(nn.Module):
         padding: Padding = "gim",
         variational: list[int] | None = None,
         heads: Heads = "gaussian",
+        heads_start: HeadsStart = "normal",
         mean: float = _MEAN,
         std: float = _STD,
     ) -> None:
@@ -80,9 +91,7 @@ class SpeechConv(nn.Module):
         for index, convs in enumerate(self._convs):
             stage = _conv_stage(width, channels, convs, norm)
             if index in headed:
-                stage.add_module(
-                    "heads", GaussianHeads(channels) if heads == "gaussian" else FrameConv(channels, channels, 1)
-                )
+                stage.add_module("heads", _heads(channels, heads, heads_start))
             stages.append(stage)
             width = channels
         if cell != "none":
@@ -168,6 +177,27 @@ class GaussianHeads(nn.Module):
 
     def forward(self, x: Tensor) -> Gaussian:
         return Gaussian(self.mean(x), self.logvar(x))
+
+
+def _heads(channels: int, heads: Heads, start: HeadsStart) -> nn.Module:
+    if heads == "mean":
+        control = FrameConv(channels, channels, 1)
+        if start == "normal":
+            _start_normal(control, 1.0)
+        return control
+    made = GaussianHeads(channels)
+    if start == "normal":
+        _start_normal(made.mean, 1 - _NOISE)
+        nn.init.zeros_(made.logvar.weight)
+        nn.init.constant_(made.logvar.get_parameter("bias"), math.log(_NOISE))
+    return made
+
+
+@torch.no_grad()
+def _start_normal(head: nn.Conv1d, variance: float) -> None:
+    """Have units of mean 0 and of this variance, where what comes in are rectified standard normals."""
+    nn.init.normal_(head.weight, 0.0, math.sqrt(variance / (head.in_channels * _RECTIFIED_VARIANCE)))
+    head.get_parameter("bias").copy_(-_RECTIFIED_MEAN * head.weight.sum((1, 2)))
 
 
 class RecurrentContext(nn.Module):

@@ -202,6 +202,39 @@ def test_mean_heads_are_the_control_with_the_same_shape_and_no_gaussian() -> Non
     assert isinstance(control.stages[4](torch.randn(1, 8, 20)), Tensor)
 
 
+def drawn_units(encoder: SpeechConv, stage: int) -> Tensor:
+    """Draws ``(C, frames)`` from the Gaussian of a stage over noise of many loudnesses."""
+    y: Any = encoder.prepare(torch.randn(16, 1, 8000) * torch.logspace(-2, 0, 16)[:, None, None])
+    for module in encoder.stages[: stage + 1]:
+        y = module(y)
+        y = y.sample() if isinstance(y, Gaussian) else y
+    return y.detach().transpose(0, 1).flatten(1)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("stage", [1, 3, 4])
+def test_units_start_near_the_standard_normal(stage: int) -> None:
+    """Channels are not independent, as the initialisation takes them to be: it holds over the units."""
+    units = drawn_units(small(channels=64, variational=[1, 3, 4], norm="batch"), stage)
+    assert units.mean(1).abs().mean() < 0.2
+    assert units.var(1).mean() == pytest.approx(1.0, abs=0.2)
+
+
+def test_published_heads_start_as_any_convolution() -> None:
+    encoder = small(channels=64, variational=[4], heads_start="published", norm="batch")
+    heads: Any = encoder.stages[4].get_submodule("heads")
+    for head in (heads.mean, heads.logvar):
+        assert 0.11 < head.weight.abs().max() <= 1 / 8  # 1 over the square root of the channels
+        assert 0.09 < head.bias.abs().max() <= 1 / 8
+    normal: Any = small(channels=64, variational=[4], norm="batch").stages[4].get_submodule("heads")
+    assert normal.mean.weight.abs().max() > 1 / 8
+    assert torch.equal(normal.logvar.weight, torch.zeros(64, 64, 1))
+
+
+def test_the_control_starts_at_the_same_variance() -> None:
+    control = drawn_units(small(channels=64, variational=[1, 3, 4], heads="mean", norm="batch"), 4)
+    assert control.var(1).mean() == pytest.approx(1.0, abs=0.2)
+
+
 def test_a_variational_stage_that_is_no_convolution_is_refused() -> None:
     with pytest.raises(InfomaxError, match="variational names stage 5"):
         small(variational=[5])

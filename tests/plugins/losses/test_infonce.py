@@ -97,7 +97,7 @@ class Drawn:
         return rows[item, times.index(time)].tolist()
 
 
-def loop_in_the_paper(loss: InfoNCE, features: Features, drawn: Drawn) -> tuple[Tensor, float]:
+def loop_in_the_paper(loss: InfoNCE, features: Features, drawn: Drawn, divisor: float = 1.0) -> tuple[Tensor, float]:
     """Equation 4 of Oord et al. 2018, for every step as in Löwe et al. 2019; and the share of right answers."""
     z = features.target
     c = z if features.context is None else features.context
@@ -115,7 +115,7 @@ def loop_in_the_paper(loss: InfoNCE, features: Features, drawn: Drawn) -> tuple[
                     candidates += [z[other, :, t + k] for other in range(items) if other != b]
                 else:
                     candidates += [z[r // frames, :, r % frames] for r in drawn.negatives(i, b, t + k)]
-                f = torch.stack([prediction @ candidate * loss.scale for candidate in candidates])
+                f = torch.stack([prediction @ candidate / divisor for candidate in candidates])
                 terms.append(-torch.log(torch.exp(f[0]) / torch.exp(f).sum()))
                 right.append(bool(f[0] > f[1:].max()))
         losses.append(torch.stack(terms).mean())
@@ -129,7 +129,9 @@ def gradients_of(value: Tensor, loss: InfoNCE, features: Features) -> list[Tenso
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("steps", [3, [1, 2, 4, 8], [2, 5]])
-@pytest.mark.parametrize(("score", "window", "context"), [("dot", 9, CONTEXT), ("mean", None, None)])
+@pytest.mark.parametrize(
+    ("score", "window", "context"), [("dot", 9, CONTEXT), ("mean", None, None), ("scaled", 9, None)]
+)
 def test_infonce_equals_the_loop_in_the_paper(
     sampling: str, steps: int | list[int], score: str, window: int | None, context: int | None, monkeypatch: Any
 ) -> None:
@@ -139,7 +141,9 @@ def test_infonce_equals_the_loop_in_the_paper(
     features, drawn = random_features(context=context), Drawn(monkeypatch)
 
     output = loss([features], make_batch())
-    expected, accuracy = loop_in_the_paper(loss, features, drawn)
+    channels = features.target.shape[1]
+    divisor = {"dot": 1.0, "scaled": math.sqrt(channels), "mean": channels}[score]
+    expected, accuracy = loop_in_the_paper(loss, features, drawn, divisor)
 
     value = output.terms["infonce"]
     torch.testing.assert_close(value, expected, rtol=0, atol=1e-12)
