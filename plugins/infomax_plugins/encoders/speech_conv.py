@@ -55,9 +55,9 @@ class SpeechConv(nn.Module):
         heads: ``gaussian`` gives those stages two convolutions of one frame, for the mean and the log-variance of a
             Gaussian; ``mean`` only the first, as the published Greedy InfoMax beside V-GIM has it: its control.
         heads_start: ``normal`` starts heads so that draws of each unit are near N(0, 1) over the data, where the stages
-            are normalised; ``published`` as any convolution, with means of variance 1/6 and no common noise. Together
-            with the scores of a loss that are of the order of 1 (infonce's ``score="scaled"``) the former stays near
-            N(0, 1), which the KL alone takes long to reach.
+            are normalised; ``published`` as any convolution, with means of variance 1/6. What starts near N(0, 1) stays
+            there, where scores of the loss start small (infonce's ``predictors_start="unit"``); from elsewhere the KL
+            takes long to get there.
         mean, std: of the samples; `prepare` takes the first off and divides by the second. Löwe's by default.
     """
 

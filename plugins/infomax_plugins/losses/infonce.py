@@ -48,9 +48,9 @@ class InfoNCE(nn.Module):
         context: ``gru`` adds a context where the block has no context stage of its own.
         context_channels: the width of that GRU.
         bptt: whether its gradient flows back through time; if not, each step takes the hidden state as given.
-        score: ``dot``; ``scaled``, the dot product divided by the square root of the number of channels (Vaswani et al.
-            2017), whose scores of units of variance 1 start at a variance of the order of 1 and do not push units to
-            shrink; or ``mean``, divided by the number of channels (CPC_audio).
+        score: ``dot``, or ``mean``, the dot product divided by the number of channels (CPC_audio).
+        predictors_start: ``published`` starts W as any linear layer, ``unit`` so that scores of units of variance 1
+            have variance 1. The former's have a third of the number of channels, which drives such units to shrink.
 
     Raises:
         DoesNotFit: the block's maps have more than one axis, are too short for the steps, or lack the speaker.
@@ -72,7 +72,8 @@ class InfoNCE(nn.Module):
         context: Literal["none", "gru"] = "none",
         context_channels: int = 256,
         bptt: bool = True,
-        score: Literal["dot", "scaled", "mean"] = "dot",
+        score: Literal["dot", "mean"] = "dot",
+        predictors_start: Literal["published", "unit"] = "published",
     ) -> None:
         super().__init__()
         self.steps = _listed(steps)
@@ -92,7 +93,9 @@ class InfoNCE(nn.Module):
             given = channels
         # W_k for every step, one below the other
         self.predictors = nn.Linear(given, len(self.steps) * channels, bias=False)
-        self.scale = {"dot": 1.0, "scaled": channels**-0.5, "mean": 1.0 / channels}[score]
+        self.scale = 1.0 / channels if score == "mean" else 1.0
+        if predictors_start == "unit":
+            nn.init.normal_(self.predictors.weight, 0.0, 1 / (self.scale * math.sqrt(given * channels)))
         # where it is needed, so that no step waits for a copy
         self.register_buffer("ahead", torch.tensor(self.steps), persistent=False)
 
