@@ -74,14 +74,16 @@ class Experiment:
         return [self.steps * part // 4 for part in (1, 2, 3)] if self.curve else []
 
 
-def _on_images(data: str, *cut: str) -> dict[str, tuple[str, ...]]:
-    """Every method on images, end to end and block by block; `cut` is how Deep InfoMax is."""
+def _on_images(
+    data: str, *, dim: Sequence[str] = (), greedy_dim: Sequence[str], amdim_cut: str
+) -> dict[str, tuple[str, ...]]:
+    """Every method on images, end to end and block by block: `dim` is said to the first two besides."""
     return {
-        "dim-jsd": (f"dim-{data}", "loss.0.measure=jsd"),
-        "dim-nce": (f"dim-{data}",),
-        "dim-greedy": (f"dim-{data}", *cut),
+        "dim-jsd": (f"dim-{data}", "loss.0.measure=jsd", *dim),
+        "dim-nce": (f"dim-{data}", *dim),
+        "dim-greedy": (f"dim-{data}", *greedy_dim),
         "amdim": (f"amdim-{data}",),
-        "amdim-greedy": (f"amdim-{data}", "cut=[3, 4]"),
+        "amdim-greedy": (f"amdim-{data}", f"cut={amdim_cut}"),
         "gim": (f"gim-{data}",),
     }
 
@@ -111,7 +113,11 @@ EXPERIMENTS = {
     ),
     "digits": Experiment(
         readings=classes(),
-        methods=_on_images("digits", "loss={name: local_dim, measure: nce, units: 256}", "encoder.units=0", "cut=each"),
+        methods=_on_images(
+            "digits",
+            greedy_dim=("loss={name: local_dim, measure: nce, units: 256}", "encoder.units=0", "cut=each"),
+            amdim_cut="[3, 4]",
+        ),
         steps=600,
         beside="raw",
         encoders_differ=True,
@@ -120,9 +126,12 @@ EXPERIMENTS = {
     "fashion": Experiment(
         readings=classes("data.validation_fraction=0.9"),
         methods=_on_images(
-            "fashion", "loss={name: local_dim, measure: nce, units: 256, local_samples: 49}", "cut=[0, 1]"
+            "fashion",
+            dim=("train.steps=2000",),
+            greedy_dim=("loss={name: local_dim, measure: nce, units: 256, local_samples: 49}", "cut=[0]"),
+            amdim_cut="[3, 4]",
         ),
-        steps=2000,
+        steps=3000,
         beside="raw",
         encoders_differ=True,
     ),
