@@ -129,7 +129,7 @@ EXPERIMENTS = {
             "fashion",
             dim=("train.steps=2000",),
             greedy_dim=("loss={name: local_dim, measure: nce, units: 256, local_samples: 49}", "cut=[0]"),
-            amdim_cut="[3, 4]",
+            amdim_cut="[2]",
         ),
         steps=3000,
         beside="raw",
