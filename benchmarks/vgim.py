@@ -36,7 +36,7 @@ from infomax_cli.core.subject import load_subject
 from infomax_cli.core.watcher import Nobody
 from infomax_cli.runs import Run
 
-WEIGHTS = (0.001, 0.005, 0.01, 0.05)
+WEIGHTS = (0.005, 0.01, 0.05)
 LAST_CONVOLUTION = 4
 METHODS: Mapping[str, tuple[str, ...]] = {
     "gim": ("gim-syllables",),
