@@ -116,7 +116,7 @@ EXPERIMENTS = {
         methods=_on_images(
             "digits",
             greedy_dim=("loss={name: local_dim, measure: nce, units: 256}", "encoder.units=0", "cut=each"),
-            amdim_cut="[3, 4]",
+            amdim_cut="[2]",
         ),
         steps=600,
         beside="raw",
