@@ -74,6 +74,7 @@ def main() -> None:
                 {"method": method, "seed": seed, **measured(run, options, given.draws, untrained=method in KINDS)}
             )
             write_result("vgim", {**budget, "rows": rows})
+    rows.sort(key=lambda row: list(METHODS).index(row["method"]))  # as they are compared
     path = RESULTS / "vgim.json"
     plot(rows, path.with_suffix(".png"))
     print(table(rows), *(table_of_depths(rows, label) for label in LABELS), sep="\n\n")

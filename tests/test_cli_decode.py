@@ -155,4 +155,24 @@ def test_items_shorter_than_the_encoder_sees_are_told(infomax: Infomax, here: Pa
     assert infomax("train", str(recipe), "train.steps=1").code == 0
     done = infomax("decode", *QUICK, "--depth", "0")
     assert done.code == 1
-    assert "error: speech_conv needs at least" in done.err
+    assert "error: decode: there is no item in the test split to decode: item " in done.err
+    assert "speech_conv needs at least" in done.err
+    one = infomax("decode", *QUICK, "--depth", "0", "--traverse", "0", "--item", "0")
+    assert one.code == 2
+    assert "error: item " in one.err
+    assert not list(here.glob("runs/*/decode"))  # told before anything is trained
+
+
+def test_items_that_are_too_short_are_passed_over_and_left_out(infomax: Infomax, here: Path) -> None:
+    for name in range(40):
+        file = here / "mixed" / "ab"[name // 2 % 2] / f"{name:02}.wav"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(file, [0.1] * (30 if name % 2 else 4000), 16000)
+    data = f"{{name: folder, path: {here / 'mixed'}, crop: 1600, label_from: parent}}"
+    recipe = tiny.write_recipe(here, f"data: {data}")
+    assert infomax("train", str(recipe), "train.steps=1").code == 0
+    done = infomax("decode", *QUICK, "--depth", "0")
+    assert done.code == 0, done.err
+    told = infomax("explain", "--label", "class")
+    assert told.code == 0, told.err
+    assert "of test left out: too short for the encoder" in told.err

@@ -38,7 +38,7 @@ def depth_of(text: str, stages: int) -> int:
 def _depth(text: str, stages: int, words: Sequence[str]) -> int:
     if text == "last":
         return stages - 1
-    if not text.lstrip("-").isdecimal():
+    if not text.removeprefix("-").isdecimal():
         raise UsageError(f"--depth {text}: not a depth", f"use {', '.join(words)} or a number from 0 on")
     if not 0 <= int(text) < stages:
         raise UsageError(f"--depth {text}: the encoder has depths 0 to {stages - 1}", f"or --depth {words[0]}")

@@ -79,7 +79,13 @@ def decode(
     decoding = Decoding(subject, depths, options)
     if traverse is not None:
         decoding.check_unit(traverse, depths)
-    chosen = [decoding.item(name) for name in (interpolate or ((item or "0",) if traverse is not None else ()))]
+    # what is asked about is read before minutes of training, not after
+    if sample is not None:
+        chosen = []
+    elif interpolate is None and traverse is None:
+        chosen = decoding.items(items)
+    else:
+        chosen = [decoding.item(name) for name in (interpolate or (item or "0",))]
     if interpolate is not None and chosen[0].id == chosen[1].id:
         raise UsageError(f"--interpolate {' '.join(interpolate)}: there is nothing between an item and itself")
     have_decoders(found, decoding)
@@ -90,7 +96,7 @@ def decode(
     elif traverse is not None:
         _traverse(found, decoding, chosen[0], traverse, points, as_json=as_json)
     else:
-        _reconstruct(found, decoding, items, judged_on, as_json=as_json)
+        _reconstruct(found, decoding, chosen, judged_on, as_json=as_json)
 
 
 def _check(
@@ -150,7 +156,7 @@ def have_decoders(run: Run, decoding: Decoding) -> None:
         console.print(f"decoders of depth {named} are kept in {run.path / 'decode'}", soft_wrap=True, markup=False)
 
 
-def _reconstruct(run: Run, decoding: Decoding, count: int, judged_on: int, *, as_json: bool) -> None:
+def _reconstruct(run: Run, decoding: Decoding, items: Sequence[Any], judged_on: int, *, as_json: bool) -> None:
     import json
 
     from infomax_cli.console import messages, print_table
@@ -161,7 +167,7 @@ def _reconstruct(run: Run, decoding: Decoding, count: int, judged_on: int, *, as
     with StageDisplay(messages()) as display:
         judged = decoding.judge(judged_on, display)
     rows = []
-    for number, item in enumerate(decoding.items(count)):
+    for number, item in enumerate(items):
         original, made = decoding.reconstruct(item)
         pieces = [Piece("original", f"original-{number}", original)]
         pieces += [Piece(f"depth {depth}", f"depth{depth}-{number}", content) for depth, content in made.items()]

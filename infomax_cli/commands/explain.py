@@ -72,7 +72,10 @@ def explain(
     messages().print(f"explaining {found.path}", soft_wrap=True, markup=False)
     scores = _contribution(found, subject, question)
     with messages().status("reading features"):
-        explained = run_explain(subject, question.label, question.depths, seed=seed, sampled=not means)
+        explained = run_explain(
+            subject, question.label, question.depths, seed=seed, sampled=not means,
+            tell=lambda text: messages().print(f"note: {text}", soft_wrap=True, markup=False),
+        )  # fmt: skip
     answer = Explanation(
         run=found.name, trained_steps=subject.trained, question=question, depths=[depth for depth, _ in explained],
         values=[values for _, values in explained], contribution=scores, dependency=_dependency(subject, question),

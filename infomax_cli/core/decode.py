@@ -290,33 +290,46 @@ class Decoding:
     # --- data ---------------------------------------------------------------------------------------------------------
 
     def items(self, count: int) -> list[Item]:
-        """The first whole items of the test split that can be read."""
+        """The first whole items of the test split that can be read and that the encoder takes. Raises `DataError` where
+        there is none."""
         found: list[Item] = []
+        why = ""
         split = self.split("test")
         for index in range(len(split)):
             if len(found) == count:
                 break
             try:
-                found.append(split[index, None])
-            except CorruptItem:
-                continue
+                found.append(self._taken(split[index, None]))
+            except (CorruptItem, UsageError) as error:
+                why = error.message
+        if not found:
+            raise DataError(f"decode: there is no item in the test split to decode: {why}", "choose other data")
         return found
 
     def item(self, name: str) -> Item:
-        """An item of the test split by its number or its id."""
+        """An item of the test split by its number or its id. Raises `UsageError` where there is none, or where the
+        encoder does not take it."""
         split = self.split("test")
         if name.isdecimal():
             if int(name) >= len(split):
                 raise UsageError(f"there is no item {name} in the test split", f"items are 0 to {len(split) - 1}")
-            return split[int(name), None]
+            return self._taken(split[int(name), None])
         for index in range(len(split)):
             try:
                 item = split[index, None]
             except CorruptItem:
                 continue
             if item.id == name:
-                return item
+                return self._taken(item)
         raise UsageError(f"there is no item {name!r} in the test split", f"give a number from 0 to {len(split) - 1}")
+
+    def _taken(self, item: Item) -> Item:
+        """The whole item, if the encoder takes it: a sound may be shorter than what one frame of it sees."""
+        try:
+            self.subject.encoder.prepare(item.input.unsqueeze(0).to(self.subject.device))
+        except InfomaxError as error:
+            raise UsageError(f"item {item.id}: {error.message}", "choose another item") from error
+        return item
 
     def split(self, name: str) -> Split:
         """A split of the subject's data. Raises `DataError` where it is empty."""

@@ -4,7 +4,7 @@ they are to the standard normal, and how much of a sound they carry."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import permutations
 from typing import Any
@@ -19,6 +19,7 @@ from infomax_cli.core.logistic import fit_logistic
 from infomax_cli.core.rows import Rows, distinct
 from infomax_cli.core.seeds import torch_generator
 from infomax_cli.core.subject import Subject
+from infomax_cli.wording import count_of
 
 MOST = 20_000  # rows that are looked at
 _BINS = 16  # of equal frequency, into which a dimension's values are put
@@ -50,21 +51,33 @@ class Explained:
 
 
 def explain(
-    subject: Subject, label: str, depths: Sequence[int], *, seed: int = 0, sampled: bool = True
+    subject: Subject,
+    label: str,
+    depths: Sequence[int],
+    *,
+    seed: int = 0,
+    sampled: bool = True,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> list[tuple[Explained, Tensor]]:
     """Each depth's dimensions over the test split, and some of their values ``(N, D)`` for histograms.
 
     With `sampled`, stages that return Gaussians are drawn from: together such draws are the aggregate posterior, which
-    V-GIM pulls towards N(0, I). Raises `DataError` where nothing is labelled.
+    V-GIM pulls towards N(0, I). `tell` hears how many items are left out. Raises `DataError` where nothing is labelled,
+    or nothing of it long enough for the encoder.
     """
     sampling = replace(subject.recipe.sampling, eval="sample") if sampled else subject.recipe.sampling
     source = FrozenEncoder(subject.encoder, sampling, subject.device, depths)
     spec = subject.data.labels[label]
     found = extract(source, subject.split("test"), {label: spec}, seed=seed)
+    left_out = {"corrupt": found.corrupt, "too short for the encoder": found.skipped}
+    for why, count in left_out.items():
+        if count:
+            tell(f"{count_of(count, 'item')} of test left out: {why}")
     results = []
     for depth, rows in zip(depths, found.rows[label], strict=True):
         if len(rows) == 0:
-            raise DataError(f"nothing in test has the label {label}", "choose another label, or other data")
+            what = "that the encoder can take " if any(left_out.values()) else ""
+            raise DataError(f"nothing in test {what}has the label {label}", "choose another label, or other data")
         results.append(_explain(depth, rows, spec.names, seed))
     return results
 

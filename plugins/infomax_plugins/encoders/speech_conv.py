@@ -54,10 +54,10 @@ class SpeechConv(nn.Module):
         variational: convolutions, by their stage, that end in `heads`; V-GIM's are those that end its modules, 1, 3, 4.
         heads: ``gaussian`` gives those stages two convolutions of one frame, for the mean and the log-variance of a
             Gaussian; ``mean`` only the first, as the published Greedy InfoMax beside V-GIM has it: its control.
-        heads_start: ``normal`` starts heads so that draws of each unit are near N(0, 1) over the data, where the stages
-            are normalised; ``published`` as any convolution, with means of variance 1/6. What starts near N(0, 1) stays
-            there, where scores of the loss start small (infonce's ``predictors_start="unit"``); from elsewhere the KL
-            takes long to get there.
+        heads_start: ``normal`` starts heads so that draws of units are near N(0, 1) over the data, on average, where
+            the stages are normalised; ``published`` as any convolution, with means of a deviation of a third. What
+            starts near N(0, 1) stays there, where scores of the loss start small (infonce's
+            ``predictors_start="unit"``); from elsewhere the KL takes long to get there.
         mean, std: of the samples; `prepare` takes the first off and divides by the second. Löwe's by default.
     """
 

@@ -50,7 +50,8 @@ class InfoNCE(nn.Module):
         bptt: whether its gradient flows back through time; if not, each step takes the hidden state as given.
         score: ``dot``, or ``mean``, the dot product divided by the number of channels (CPC_audio).
         predictors_start: ``published`` starts W as any linear layer, ``unit`` so that scores of units of variance 1
-            have variance 1. The former's have a third of the number of channels, which drives such units to shrink.
+            have variance 1. The former's dot products have a third of the number of channels, which drives such units
+            to shrink.
 
     Raises:
         DoesNotFit: the block's maps have more than one axis, are too short for the steps, or lack the speaker.
